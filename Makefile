@@ -1,0 +1,51 @@
+# Everything a person or CI does with cotkit. `make help` lists it.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# One thread each for tokenizers and the hub's progress: two cores are easily oversubscribed
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_OFFLINE ?= 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test notebooks docs readme export execute bench clean
+
+help:       ## list these commands
+	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: $(READY) ## create .venv with everything, development tools included
+
+$(READY): settings.ini constraints.txt setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,notebooks,serving]'
+	touch $(READY)
+
+demo: $(READY) ## the main job, offline, in a few minutes: teacher -> ledger -> curation -> three students -> report
+	$(BIN)/cotkit demo
+
+test: $(READY) ## everything: notebooks, properties, references, faults, strict site build in a browser
+	$(BIN)/nbdev_test --n_workers 2
+	$(BIN)/python -m pytest tests
+
+notebooks: $(READY) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab nbs/index.ipynb
+
+docs: $(READY) ## build the site into _docs/
+	$(BIN)/python nbs/_site/build.py site
+
+readme: $(READY) ## write README.md from nbs/index.ipynb
+	$(BIN)/python nbs/_site/build.py readme
+
+export: $(READY) ## notebooks -> cotkit/, cleaned
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_export
+
+execute: $(READY) ## run notebooks in place and store their outputs: make execute NB="nbs/00_core.ipynb"
+	$(BIN)/python nbs/_site/execute.py $(NB)
+
+bench: $(READY) ## measure each performance claim beside its reference, in one run
+	for file in tests/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:      ## remove what was built; the environment stays
+	rm -rf _docs _proc _runs build *.egg-info
