@@ -1,0 +1,321 @@
+"Tasks: every schema in every file format, bad rows, and the real data sets where they are"
+import dataclasses, gzip, json, os, subprocess, sys
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from cotkit import tasks
+from cotkit.answers import Accuracy, is_correct, published_correct, read_answer
+from cotkit.core import CotkitError, Problem, from_dataset
+from cotkit.tasks import NLI_LABELS, Task, carve, load_task, register, task_names
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = ROOT/'nbs'/'samples'
+DATA = ROOT.parent/'shared'/'data'
+real = pytest.mark.skipif(not DATA.is_dir(), reason='no ../shared/data')
+
+# task, folder, options, sizes of its splits
+SCHEMAS = [
+    ('gsm8k', 'tasks_gsm8k', {}, {'train': 2, 'test': 1}), ('gsm8k', 'tasks_gsm8k_socratic', {'config': 'socratic'}, {'train': 2, 'test': 1}),
+    ('svamp', 'tasks_svamp', {}, {'train': 2, 'test': 1}), ('svamp', 'tasks_svamp', {'target': 'number'}, {'train': 2, 'test': 1}),
+    ('svamp', 'tasks_svamp_recorded', {}, {'train': 2, 'test': 1}), ('svamp', 'tasks_svamp_recorded', {'target': 'number'}, {'train': 2, 'test': 1}),
+    ('commonsense_qa', 'tasks_commonsense_qa', {}, {'train': 2, 'test': 1}), ('strategyqa', 'tasks_strategyqa', {}, {'train': 2, 'test': 1}),
+    ('anli', 'tasks_anli', {}, {'train': 1, 'validation': 1, 'test': 1}), ('anli', 'tasks_anli', {'rounds': (1, 2)}, {'train': 1, 'validation': 1, 'test': 2}),
+    ('anli', 'tasks_anli', {'rounds': 2}, {'test': 1}),
+    ('esnli', 'tasks_esnli', {}, {'train': 1, 'validation': 1, 'test': 1}), ('multiarith', 'tasks_multiarith', {}, {'train': 1, 'test': 1}), ('asdiv', 'tasks_asdiv', {}, {'test': 2})]
+
+
+def rows_of(folder): return {path.stem: [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()] for path in sorted((SAMPLES/folder).glob('*.jsonl'))}
+
+
+def as_json(folder, rows):
+    for split, part in rows.items(): (folder/f'{split}.json').write_text(json.dumps(part, indent=1), encoding='utf-8')
+
+
+def as_json_lines(folder, rows):
+    for split, part in rows.items(): (folder/f'{split}.json').write_text('\n'.join(json.dumps(row) for row in part), encoding='utf-8-sig')
+
+
+def as_gzip(folder, rows):
+    for split, part in rows.items(): (folder/f'{split}.jsonl.gz').write_bytes(gzip.compress('\n'.join(json.dumps(row) for row in part).encode()))
+
+
+def as_parquet(folder, rows):
+    from datasets import Dataset
+    (folder/'data').mkdir()
+    for split, part in rows.items():
+        for number, row in enumerate(part): Dataset.from_list([row]).to_parquet(folder/'data'/f'{split}-{number:05d}-of-{len(part):05d}.parquet')
+
+
+def as_saved(folder, rows):
+    from datasets import Dataset, DatasetDict
+    DatasetDict({split: Dataset.from_list(part) for split, part in rows.items()}).save_to_disk(folder)
+
+
+@pytest.mark.parametrize('write', [as_json, as_json_lines, as_gzip, as_parquet, as_saved])
+@pytest.mark.parametrize('name, folder, options, sizes', SCHEMAS, ids=lambda o: str(o)[:40])
+def test_every_schema_in_every_format(write, name, folder, options, sizes, tmp_path):
+    task = load_task(name, SAMPLES/folder, **options)
+    assert {split: len(problems) for split, problems in task.splits.items()} == sizes
+    write(tmp_path, rows_of(folder))
+    copy = load_task(name, tmp_path, **options)
+    assert copy.splits == task.splits and copy.fingerprint() == task.fingerprint()
+    assert all(is_correct(problem, problem.answer) for split in sizes for problem in task[split])
+
+
+def test_the_loader_of_the_hub_reads_a_repository(tmp_path, monkeypatch):
+    import datasets
+    monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path/'cache')
+    repository = tmp_path/'repository'
+    repository.mkdir()
+    as_parquet(repository, rows_of('tasks_gsm8k'))
+    rows = {split: [at.values for at in part] for split, part in tasks._hub_rows(str(repository), None).items()}
+    assert rows == rows_of('tasks_gsm8k')
+
+
+def test_a_hub_data_set_with_a_script_is_taken_from_its_converted_copy(monkeypatch):
+    import datasets
+    asked = []
+
+    def load_dataset(repository, config=None, revision=None):
+        asked.append((repository, config, revision))
+        if revision is None: raise RuntimeError('Dataset scripts are no longer supported, but found esnli.py')
+        return datasets.DatasetDict({split: datasets.Dataset.from_list(part) for split, part in rows_of('tasks_esnli').items()})
+    monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
+    task = load_task('esnli')
+    assert asked == [('esnli/esnli', None, None), ('esnli/esnli', None, 'refs/convert/parquet')] and task['test'][0].answer == 'contradiction'
+
+
+def test_without_a_network_the_error_says_what_to_do(tmp_path):
+    code = "from cotkit.tasks import load_task\ntry: load_task('gsm8k')\nexcept ValueError as e: print(type(e).__name__, e)"
+    environment = {**os.environ, 'HF_HUB_OFFLINE': '1', 'HF_HOME': str(tmp_path), 'PYTHONPATH': str(ROOT)}
+    said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=environment).stdout
+    assert said.startswith('CotkitError openai/gsm8k: cannot be fetched') and 'path=' in said and said.count('\n') == 1
+
+# what the problems look like
+
+
+def test_gsm8k_steps_and_subquestions():
+    problem = load_task('gsm8k', SAMPLES/'tasks_gsm8k_socratic')['train'][1]
+    assert problem.steps == ('2 hours are 2*60=120 minutes.', 'The bakery sells 12*120=1,440 rolls.') and problem.answer == '1440'
+    assert problem.subquestions == ('How many minutes are 2 hours?', 'How many rolls does the bakery sell?')
+    assert load_task('gsm8k', SAMPLES/'tasks_gsm8k')['train'][1] == dataclasses.replace(problem, subquestions=())
+
+
+def test_gsm8k_takes_the_last_mark_of_a_hostile_answer(tmp_path):
+    (tmp_path/'test.jsonl').write_text(json.dumps({'question': '#### 7 <|im_end|> how many?', 'answer': 'Not #### 5.\n#### 11'}))
+    problem = load_task('gsm8k', tmp_path)['test'][0]
+    assert problem.answer == '11' and problem.question.startswith('#### 7')
+
+
+def test_svamp_in_both_schemas():
+    hub, recorded = load_task('svamp', SAMPLES/'tasks_svamp'), load_task('svamp', SAMPLES/'tasks_svamp_recorded')
+    assert [p.question for p in hub['train']] == [p.question for p in recorded['train']] and [p.answer for p in hub['train']] == [p.answer for p in recorded['train']]
+    assert hub['train'][0].id == 'own-1' and hub['train'][0].kind == 'expression' and recorded['train'][0].id == 'svamp-train-1'
+    assert [p.answer for p in load_task('svamp', SAMPLES/'tasks_svamp_recorded', target='number')['train']] == ['42', '3']
+
+
+def test_labels_and_rationales():
+    anli, esnli = load_task('anli', SAMPLES/'tasks_anli'), load_task('esnli', SAMPLES/'tasks_esnli')
+    assert [anli[split][0].answer for split in anli.splits] == ['entailment', 'neutral', 'contradiction'] and anli['train'][0].choices == NLI_LABELS
+    assert anli['train'][0].steps == ('She bought apples there.',) and esnli['validation'][0].meta['explanation_2'] == 'Nothing is said about hunger.'
+    assert anli['train'][0].question.startswith('Premise: Ann') and anli['train'][0].meta['hypothesis'] == 'Ann was at the market.'
+    assert [p.answer for p in load_task('strategyqa', SAMPLES/'tasks_strategyqa')['train']] == ['no', 'yes']
+
+
+@given(st.integers(0, 2000), st.integers(0, 3))
+@settings(max_examples=20)
+def test_carving_takes_the_share_whatever_the_order(n, seed):
+    problems = [Problem(str(i), 'q', '1') for i in range(n)]
+    rest, taken = carve(problems, 0.1, seed)
+    assert len(taken) == -(-n//10) and sorted(rest + taken, key=lambda p: int(p.id)) == problems
+    assert {p.id for p in carve(problems[::-1], 0.1, seed)[1]} == {p.id for p in taken}
+
+
+def test_a_task_shows_escapes_and_joins():
+    task = Task('x<y', {'train': [Problem('1', '<script>', '1')], 'validation': [Problem('2', 'q', '2')]})
+    assert '<script>' not in task._repr_html_() and 'x&lt;y' in task._repr_html_()
+    assert [p.id for p in task['train+validation']] == ['1', '2']
+    changed = Task('x<y', {**task.splits, 'validation': [Problem('2', 'q', '3')]})
+    assert changed.fingerprint() != task.fingerprint() == Task('another', task.splits).fingerprint() and len(task.fingerprint()) == 16
+    assert from_dataset(task.dataset('train'), Problem) == task['train']
+
+# the registry
+
+
+def test_registry_passes_what_a_loader_takes():
+    @register('tasks-test', 'tasks-test-alias')
+    def load(size: int = 1, seed: int = 0) -> Task: return Task('t', {'train': [Problem(f'{seed}-{i}', 'q', '1') for i in range(size)]})
+    try:
+        assert 'tasks-test' in task_names() and [p.id for p in load_task('tasks-test-alias', seed=4, size=2)['train']] == ['4-0', '4-1']
+        with pytest.raises(CotkitError, match='has no option .path.'): load_task('tasks-test', path='x')
+    finally:
+        del tasks._LOADERS['tasks-test'], tasks._ALIASES['tasks-test-alias']
+
+
+@pytest.mark.parametrize('call, words', [
+    (lambda: load_task('gsm8'), ['gsm8k', 'Did you mean']), (lambda: load_task('nothing like it'), ['Known:', 'svamp']), (lambda: load_task('svamp', SAMPLES/'tasks_svamp', color=1), ['color', 'target']),
+    (lambda: load_task('svamp', SAMPLES/'tasks_svamp', target='word'), ['target', 'equation']), (lambda: load_task('svamp', SAMPLES/'nowhere'), ['no such file', 'nowhere']),
+    (lambda: load_task('svamp', SAMPLES/'tasks_svamp')['dev'], ["'dev'", 'train (2)']),
+    (lambda: load_task('svamp', SAMPLES/'tasks_svamp').recorded('train', 'palm_540b'), ['palm_540b', 'Type']), (lambda: load_task('svamp', SAMPLES/'tasks_multiarith'), ['test.jsonl:1', 'is missing']),
+    (lambda: Task.from_jsonl({}), ['no files'])])
+def test_wrong_calls_say_what_is_right(call, words):
+    with pytest.raises(CotkitError) as caught: call()
+    assert all(word in str(caught.value) for word in words) and '\n' not in str(caught.value)
+
+def test_a_folder_above_is_answered_with_the_folders_in_it(tmp_path):
+    write_rows(tmp_path/'svamp', {'test': rows_of('tasks_svamp')['test']})
+    with pytest.raises(CotkitError, match='Name one of its folders: svamp'): load_task('svamp', tmp_path)
+    (tmp_path/'empty').mkdir()
+    with pytest.raises(CotkitError, match='one file per split'): load_task('svamp', tmp_path/'empty')
+
+# your own data
+
+FINE = '{"question": "How many?", "answer": "11"}'
+FINE_CHOICE = '{"question": "Where?", "answer": "zoo", "choices": ["park", "zoo"]}'
+
+
+@pytest.mark.parametrize('line, field, words', [
+    ('{"question": "How ma', None, 'not valid JSON'), ('{"question": "How many?"}', 'answer', 'is missing'), ('{"question": null, "answer": 1}', 'question', 'is missing'),
+    ('{"question": " ", "answer": 1}', 'question', 'is empty'), ('{"question": ["a"], "answer": 1}', 'question', 'is a list'), ('[1]', None, 'a list, not an object'),
+    ('{"question": "q", "answer": "1", "choices": ["2", "3"]}', 'answer', 'One of: 2, 3'), ('{"question": "q", "answer": "1", "choices": ["1"]}', 'choices', 'at least two'),
+    ('{"question": "\\ud800", "answer": "1"}', 'question', 'surrogate'), ('{"question": "q", "answer": "1", "note": ["\\udfff"]}', 'note', 'surrogate'), ('{"question": "q", "answer": {}}', 'answer', 'is a dict'),
+    ('{"id": "fine-train-1", "question": "q", "answer": "1"}', 'id', 'line 1')])
+def test_a_bad_line_is_named(line, field, words, tmp_path):
+    path = tmp_path/'fine.jsonl'
+    path.write_text(f'{FINE if "choices" not in line else FINE_CHOICE}\n\n{line}\n')
+    with pytest.raises(CotkitError) as caught: Task.from_jsonl(path, **({} if 'choices' in line else {'kind': 'text'}))
+    assert (caught.value.line, caught.value.field) == (3, field) and words in str(caught.value) and str(caught.value.file) == str(path)
+
+
+@pytest.mark.parametrize('content, words', [(b'\xff\xfe{}', 'UTF-8'), (b'', 'has no rows'), (b'\n\n', 'has no rows')])
+def test_a_bad_file_is_named(content, words, tmp_path):
+    path = tmp_path/'train.jsonl'
+    path.write_bytes(content)
+    with pytest.raises(CotkitError, match=words) as caught: Task.from_jsonl(path)
+    assert str(caught.value.file) == str(path)
+
+
+@pytest.mark.parametrize('name, content', [('train.jsonl.gz', b'\x1f\x8b\x08\x00broken'), ('train.json.gz', gzip.compress(b'[{}]'*1000)[:-20]), ('train.parquet', b'PAR1 not'), ('train.json', b'[{"question": 1}'), ('train.json', b'[1]'),
+                                           ('train.json', b'['*100_000), ('train.txt', b'x'), ('train.json', '["\ud800"]'.encode('utf-16', 'surrogatepass'))])
+def test_broken_files_are_errors_for_people(name, content, tmp_path):
+    path = tmp_path/name
+    path.write_bytes(content)
+    with pytest.raises(CotkitError) as caught: Task.from_jsonl(path)
+    assert name in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_two_files_for_one_split_are_refused(tmp_path):
+    for name in ('train.jsonl', 'train.json'): (tmp_path/name).write_text(FINE)
+    with pytest.raises(CotkitError, match='the same split'): Task.from_jsonl(tmp_path)
+
+
+def test_empty_split_of_several_is_named(tmp_path):
+    (tmp_path/'train.jsonl').write_text(FINE)
+    (tmp_path/'test.jsonl').write_text('')
+    with pytest.raises(CotkitError, match='has no rows'): Task.from_jsonl({'train': tmp_path/'train.jsonl', 'test': tmp_path/'test.jsonl'})
+    task = load_task('multiarith', write_rows(tmp_path/'m', {'train': rows_of('tasks_multiarith')['train'], 'test': []}))
+    with pytest.raises(CotkitError, match='is empty.*train .1.'): task['test']
+
+
+def write_rows(folder, splits):
+    folder.mkdir(exist_ok=True)
+    for split, rows in splits.items(): (folder/f'{split}.jsonl').write_text('\n'.join(json.dumps(row) for row in rows))
+    return folder
+
+
+def test_repeated_rows_and_ids(tmp_path):
+    row, other = dict(question='q', final_ans='1', id='a'), dict(question='q', final_ans='2', id='a')
+    assert len(load_task('multiarith', write_rows(tmp_path/'same', {'test': [row, row]}))['test']) == 1
+    for name, splits in (('within', {'test': [row, other]}), ('across', {'train': [row], 'test': [row]})):
+        with pytest.raises(CotkitError, match='already the id of line 1') as caught: load_task('multiarith', write_rows(tmp_path/name, splits))
+        assert caught.value.field == 'id' and caught.value.line in (1, 2)
+
+
+def test_rows_without_gold_answers(tmp_path):
+    rows = rows_of('tasks_commonsense_qa')
+    with pytest.raises(CotkitError, match='no gold answer') as caught: load_task('cqa', write_rows(tmp_path/'mixed', {'test': rows['train'] + rows['test']}))
+    assert caught.value.line == 3
+    bad = {**rows['train'][0], 'answerKey': 'F'}
+    with pytest.raises(CotkitError, match='One of: A, B') as caught: load_task('cqa', write_rows(tmp_path/'letter', {'test': [bad]}))
+    assert caught.value.field == 'answerKey'
+    with pytest.raises(CotkitError, match='no gold label'): load_task('esnli', write_rows(tmp_path/'nli', {'test': [{**rows_of('tasks_esnli')['test'][0], 'label': -1}]}))
+
+
+@pytest.mark.parametrize('answers, kind, choices', [
+    (['11', '1,440', '$3.50'], 'number', ()), (['( 84 / 2 )', '3'], 'expression', ()), (['yes', 'No'], 'label', ('yes', 'no')), ([True, False], 'label', ('yes', 'no')), ([1, 2.5], 'number', ()),
+    (['neutral', 'entailment'], 'label', NLI_LABELS), (['a b c', '1'], 'text', ()), (['true', 'false'], 'label', ('true', 'false'))])
+def test_the_kind_is_inferred(answers, kind, choices, tmp_path):
+    path = tmp_path/'own.jsonl'
+    path.write_text('\n'.join(json.dumps({'question': f'q{i}', 'answer': answer}) for i, answer in enumerate(answers)))
+    task = Task.from_jsonl(path)
+    assert task.kind == kind and {p.kind for p in task['train']} == {kind} and {p.choices for p in task['train']} == {choices} and task.name == 'own'
+    assert all(is_correct(p, p.answer) for p in task['train'])
+
+
+def test_own_columns_choices_and_labels(tmp_path):
+    path = tmp_path/'own.jsonl'
+    path.write_text(json.dumps({'frage': 'q', 'antwort': 'B', 'optionen': ['park', 'zoo'], 'weg': 'one\ntwo', 'nr': 7, 'note': 'n'}))
+    problem = Task.from_jsonl(path, question='frage', answer='antwort', choices='optionen', steps='weg', id='nr', name='mine')['train'][0]
+    assert problem == Problem('7', 'q', 'zoo', 'choice', ('park', 'zoo'), ('one', 'two'), meta={'note': 'n'})
+    path.write_text('\n'.join(json.dumps({'question': 'q', 'answer': a}) for a in ('good', 'bad', 'good')))
+    assert Task.from_jsonl(path, kind='label')['train'][0].choices == ('bad', 'good') == Task.from_jsonl(path, choices=['bad', 'good'])['train'][0].choices
+    assert Task.from_jsonl(path)['train'][0].kind == 'text'
+    with pytest.raises(CotkitError, match='choices'): Task.from_jsonl(path, kind='choice')
+    with pytest.raises(CotkitError, match='no number that can be read'): Task.from_jsonl(path, kind='number')
+    with pytest.raises(CotkitError, match='One of: number'): Task.from_jsonl(path, kind='colour')
+
+
+def test_own_splits(tmp_path):
+    rows = [{'question': f'q{i}', 'answer': i} for i in range(40)]
+    folder = write_rows(tmp_path/'mine', {'train': rows, 'test': rows[:2], 'harder': rows[:3]})
+    task = Task.from_jsonl(folder)
+    assert {s: len(p) for s, p in task.splits.items()} == {'train': 36, 'validation': 4, 'test': 2, 'harder': 3}
+    assert list(Task.from_jsonl(folder, validation=0).splits) == ['train', 'test', 'harder']
+    assert list(Task.from_jsonl({'train': folder/'train.jsonl', 'dev': folder/'test.jsonl'}).splits) == ['train', 'validation']
+    assert list(Task.from_jsonl(folder/'test.jsonl').splits) == ['test'] and Task.from_jsonl(folder/'harder.jsonl').splits.keys() == {'train'}
+    assert Task.from_jsonl(folder, seed=1).splits['validation'] != task['validation'] == Task.from_jsonl(folder)['validation']
+
+
+texts = st.text(st.characters(exclude_categories=('Cs',)), min_size=1, max_size=30).filter(lambda text: text == text.strip() and text)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(texts, st.integers(), st.lists(texts.filter(lambda t: '\n' not in t), max_size=3)), min_size=1, max_size=8))
+def test_own_problems_survive_the_file(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp('own')/'own.jsonl'
+    path.write_text('\n'.join(json.dumps({'question': q, 'answer': a, 'steps': s}, ensure_ascii=i % 2 == 0) for i, (q, a, s) in enumerate(rows)), encoding='utf-8')
+    task = Task.from_jsonl(path, validation=0)
+    assert [(p.question, p.answer, list(p.steps)) for p in task['train']] == [(q, str(a), s) for q, a, s in rows]
+    assert len({p.id for p in task['train']}) == len(rows)
+
+# the real data sets
+
+
+@lru_cache
+def real_task(name): return load_task(name, DATA/name)
+
+
+@real
+@pytest.mark.parametrize('name, sizes', [
+    ('gsm8k', {'train': 6725, 'validation': 748, 'test': 1319}), ('svamp', {'train': 720, 'validation': 80, 'test': 200}),
+    ('cqa', {'train': 8766, 'validation': 975, 'test': 1221}), ('strategyqa', {'train': 1374, 'validation': 228, 'test': 687})])
+def test_real_data_is_read_whole(name, sizes):
+    task = real_task(name)
+    assert {split: len(problems) for split, problems in task.splits.items()} == sizes
+    assert not [problem.id for split in sizes for problem in task[split] if not is_correct(problem, problem.answer)]
+    assert name not in ('gsm8k', 'strategyqa') or all(problem.steps and '<<' not in ''.join(problem.steps) for problem in task['train'])
+
+
+@real
+@pytest.mark.parametrize('name, split, ours, published', [
+    ('svamp', 'train+validation', 74.3, 73.5), ('svamp', 'train', 74.3, None), ('svamp', 'test', 77.5, 74.0),
+    ('cqa', 'train+validation', 75.3, 74.26), ('cqa', 'train', 75.3, None), ('cqa', 'test', 78.2, 77.23)])
+def test_the_recorded_teacher_is_as_good_as_it_is(name, split, ours, published):
+    task = real_task(name)
+    outputs, problems = task.recorded(split, 'palm_540b'), task[split]
+    right = Accuracy(sum(is_correct(p, read_answer(outputs[p.id], p.kind, p.choices)) for p in problems), len(problems))
+    assert abs(100*right.value - ours) < 0.5
+    if published: assert abs(100*sum(published_correct(p, outputs[p.id]) for p in problems)/len(problems) - published) < 0.01
