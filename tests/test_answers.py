@@ -275,3 +275,9 @@ def test_answers_is_light():
     code = "import sys, cotkit.answers, cotkit.tasks; print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow', 'fastcore', 'nbdev') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == '[]'
     assert 'eval(' not in Path(answers.__file__).read_text().replace('`eval`', '')
+
+
+@pytest.mark.parametrize('text', ['4 * 2 = 8. She has 3 + 8 = 11', '4 * 2 = 8\n3 + 8 = 11'])
+@pytest.mark.parametrize('kind', ['number', 'expression'])
+def test_reasoning_that_opens_with_an_equation_is_not_a_bare_answer(text, kind):
+    assert read_answer(text, kind).value == '11'
