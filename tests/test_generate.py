@@ -1,0 +1,171 @@
+"""Generation: the same text in any company, and the text that `model.generate` writes"""
+from __future__ import annotations
+
+import pytest, torch
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM
+
+from cotkit.core import CotkitError
+from cotkit.formats import ZeroShotCoT
+from cotkit.generate import _can_join, _choose, _read_causal, _uniform, _write, _Writer, generate
+from cotkit.models import ARCHITECTURES, Size, Student, build_model, input_tokens, train_tokenizer
+
+torch.set_num_threads(1)
+QUESTION = 'Ann has 3 apples. She buys 4 bags with 2 apples each. How many apples does Ann have now?'
+WORDS = QUESTION.split()
+PROMPTS = [' '.join(WORDS[i % 5:i % 5 + 1 + (7 * i) % 13]) for i in range(24)]
+TOKENIZERS = {arch: train_tokenizer([QUESTION] * 2, arch, vocab_size=290) for arch in ARCHITECTURES}
+
+
+def student_of(arch: str, seed: int = 0) -> Student:
+    "A random student whose texts differ in content and length: layers weigh more than the embedding, and the end token is likely"
+    model = build_model(Size(2, 32, 2), TOKENIZERS[arch], arch, seed)
+    with torch.no_grad():
+        if arch == 'seq2seq': model.shared.weight *= 0.2
+        model.get_output_embeddings().weight[1] *= 4
+    return Student(model, TOKENIZERS[arch], ZeroShotCoT(), arch)
+
+
+def gpt2(tokenizer, positions: int = 64) -> Student:
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=positions, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=1, pad_token_id=0, initializer_range=0.3)
+    return Student(GPT2LMHeadModel(config).eval(), tokenizer, ZeroShotCoT())
+
+
+def sliding(tokenizer) -> Student:
+    torch.manual_seed(0)
+    config = MistralConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+                           sliding_window=8, bos_token_id=2, eos_token_id=1, pad_token_id=0, initializer_range=0.2)
+    return Student(MistralForCausalLM(config).eval(), tokenizer, ZeroShotCoT())
+
+
+def opt(tokenizer) -> Student:
+    torch.manual_seed(0)
+    config = OPTConfig(vocab_size=len(tokenizer), hidden_size=32, word_embed_proj_dim=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64,
+                       bos_token_id=2, eos_token_id=1, pad_token_id=0, init_std=0.3)
+    return Student(OPTForCausalLM(config).eval(), tokenizer, ZeroShotCoT())
+
+
+STUDENTS = {'llama': lambda: student_of('causal'), 't5': lambda: student_of('seq2seq'), 'gpt2': lambda: gpt2(TOKENIZERS['causal']),
+            'sliding window': lambda: sliding(TOKENIZERS['causal']), 'opt': lambda: opt(TOKENIZERS['causal'])}
+
+
+def reference(student: Student, prompt: str, max_new_tokens: int) -> str:
+    "One prompt, by `model.generate`, without padding"
+    ids = torch.tensor(input_tokens(student.tokenizer, [prompt], student.arch))
+    out = student.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False)[0]
+    return student.tokenizer.decode(out[ids.shape[1] if student.arch == 'causal' else 1:], skip_special_tokens=True).removeprefix(' ')
+
+
+@pytest.mark.parametrize('name', STUDENTS)
+def test_any_batch_writes_what_one_at_a_time_writes(name):
+    student = STUDENTS[name]()
+    expected = [reference(student, prompt, 20) for prompt in PROMPTS]
+    assert len({len(student.tokenizer(o).input_ids) for o in expected}) > 1 and len(set(expected)) > 3
+    for batch_size in (1, 3, 8, 64): assert generate(student, PROMPTS, 20, batch_size) == expected
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+@pytest.mark.parametrize('seed', range(5))
+def test_greedy_is_exact_on_random_students(arch, seed):
+    student = student_of(arch, seed)
+    prompts = [f'{a} {b}'.strip() for a in WORDS[:6] for b in ('', QUESTION, 'has')]
+    assert generate(student, prompts, 24, 4) == [generate(student, [prompt], 24)[0] for prompt in prompts]
+
+
+def test_which_models_refill():
+    joins = {}
+    for name in ('llama', 'gpt2', 'sliding window', 'opt', 't5'):
+        student = STUDENTS[name]()
+        writer = _Writer(student, input_tokens(student.tokenizer, PROMPTS, student.arch), 8, 0.0, 0)
+        joins[name] = _can_join(student.model, writer.read(2))
+    assert joins == {'llama': True, 'gpt2': True, 'sliding window': False, 'opt': joins['opt'], 't5': True}
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+def test_sampling_is_the_same_in_any_batch(arch):
+    student = student_of(arch)
+    once = generate(student, PROMPTS, 16, 64, temperature=1.0, seed=3)
+    assert once == generate(student, PROMPTS, 16, 5, temperature=1.0, seed=3) == generate(student, PROMPTS, 16, 1, temperature=1.0, seed=3)
+    assert once != generate(student, PROMPTS, 16, 64, temperature=1.0, seed=4)
+    assert len(set(generate(student, ['Ann'] * 8, 16, temperature=1.0))) > 4
+
+
+def test_sampling_follows_the_probabilities():
+    logits = torch.tensor([[1.0, 3.0, -1.0, 2.0]])
+    u = _uniform(0, 0, 20_000)
+    chosen = _choose(logits.expand(len(u), -1), 0.7, u)
+    found = torch.bincount(chosen, minlength=4) / len(u)
+    assert torch.allclose(found, (logits[0] / 0.7).softmax(-1), atol=0.015)
+
+
+def test_impossible_tokens_are_never_chosen():
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
+    for u in (0.0, 1e-300, 0.5, 1 - 2**-53): assert _choose(logits, 1.0, torch.tensor([u], dtype=torch.float64)).item() in (1, 3)
+
+
+def test_low_temperature_is_greedy():
+    student = student_of('causal')
+    assert generate(student, PROMPTS, 12, temperature=1e-4) == generate(student, PROMPTS, 12)
+
+
+def test_global_random_state_and_mode_are_left_alone():
+    student = student_of('causal')
+    student.model.train()
+    before = torch.get_rng_state()
+    generate(student, PROMPTS[:3], 4, temperature=1.0)
+    assert torch.equal(before, torch.get_rng_state()) and student.model.training
+    student.model(torch.tensor([[5, 6]]), labels=torch.tensor([[5, 6]])).loss.backward()
+
+
+def test_text_ends_at_the_end_token_and_at_the_limit():
+    student = student_of('causal')
+    student.model.generation_config.eos_token_id = [1, 7]
+    prompts = input_tokens(student.tokenizer, PROMPTS)
+    texts = dict(_write(_Writer(student, prompts, 7, 1.0, 0), 5))
+    assert sorted(texts) == list(range(len(PROMPTS)))
+    for tokens in texts.values(): assert not {1, 7} & set(tokens[:-1]) and (len(tokens) == 7 or tokens[-1] in (1, 7))
+    assert len({len(tokens) for tokens in texts.values()}) > 2
+
+
+def test_model_with_few_positions_stops_there():
+    student = gpt2(TOKENIZERS['causal'], positions=24)
+    student.model.generation_config.eos_token_id = None
+    student.tokenizer = train_tokenizer([QUESTION] * 2, vocab_size=290)
+    prompts = [prompt for prompt in PROMPTS if len(student.tokenizer(prompt).input_ids) < 24]
+    assert generate(student, prompts, 100, 4) == [generate(student, [prompt], 100)[0] for prompt in prompts]
+    with pytest.raises(CotkitError, match='this model reads 23'): generate(student, [QUESTION * 3])
+
+
+def test_no_prompts_and_bad_arguments():
+    student = student_of('causal')
+    assert generate(student, []) == []
+    for bad in (dict(max_new_tokens=0), dict(batch_size=0), dict(temperature=-1.0)):
+        with pytest.raises(CotkitError, match=next(iter(bad))): generate(student, ['Ann'], **bad)
+    with pytest.raises(CotkitError, match='empty'): generate(student, ['Ann', ''])
+
+
+def test_long_prompts_are_read_a_few_at_a_time(monkeypatch):
+    student = student_of('causal')
+    whole = generate(student, PROMPTS, 8, 16)
+    monkeypatch.setattr('cotkit.generate._READ_TOKENS', 30)
+    assert generate(student, PROMPTS, 8, 16) == whole
+
+
+def test_padding_is_not_read():
+    "Logits of a padded row equal those of the row alone"
+    student = student_of('causal')
+    rows = input_tokens(student.tokenizer, ['Ann', QUESTION])
+    with torch.inference_mode():
+        together = _read_causal(student.model, rows, 0)['logits'][0]
+        alone = _read_causal(student.model, rows[:1], 0)['logits'][0]
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_progress_goes_to_standard_error(capfd, monkeypatch):
+    monkeypatch.delenv('TQDM_DISABLE', raising=False)
+    student = student_of('causal')
+    generate(student, PROMPTS[:2], 2)
+    assert capfd.readouterr().err == ''
+    generate(student, PROMPTS[:2], 2, progress=True)
+    out = capfd.readouterr()
+    assert '2/2' in out.err and out.out == ''
