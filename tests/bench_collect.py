@@ -1,0 +1,86 @@
+"""How many requests a second `collect` makes, beside raw aiohttp and a plain AsyncOpenAI, against a server in another process.
+
+    python tests/bench_collect.py [--requests 2000] [--in-flight 100] [--latency 0.1] [--refuse 0.0] [--rounds 3]
+
+Prints one JSON object: medians over interleaved rounds, in requests per second.
+"""
+from __future__ import annotations
+
+import argparse, asyncio, json, statistics, subprocess, sys, tempfile, time
+from pathlib import Path
+
+import aiohttp, openai
+
+from cotkit.collect import collect
+from cotkit.core import Problem
+from cotkit.formats import ZeroShotCoT
+from cotkit.store import Store
+from cotkit.teachers import OpenAITeacher
+
+
+async def pool(ask, requests: int, in_flight: int) -> None:
+    numbers = iter(range(requests))
+
+    async def worker():
+        for n in numbers: await ask(n)
+
+    await asyncio.gather(*[worker() for _ in range(in_flight)])
+
+
+def body(n: int) -> dict:
+    return {'model': 'tiny', 'messages': [{'role': 'user', 'content': f'Q: What is {n} plus 1?'}], 'temperature': 0.0, 'max_tokens': 512}
+
+
+async def raw_aiohttp(base_url: str, requests: int, in_flight: int) -> None:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        async def ask(n):
+            async with session.post(f'{base_url}/chat/completions', json=body(n)) as response:
+                assert (await response.json())['choices']
+        await pool(ask, requests, in_flight)
+
+
+async def plain_openai(base_url: str, requests: int, in_flight: int) -> None:
+    async with openai.AsyncOpenAI(base_url=base_url, api_key='none', max_retries=0, http_client=openai.DefaultAioHttpClient()) as client:
+        async def ask(n): assert (await client.chat.completions.create(**body(n))).choices
+        await pool(ask, requests, in_flight)
+
+
+def ours(base_url: str, requests: int, in_flight: int) -> None:
+    problems = [Problem(str(n), f'What is {n} plus 1?', str(n + 1)) for n in range(requests)]
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder)/'ledger.db') as store:
+        collected = collect(problems, ZeroShotCoT(), OpenAITeacher('tiny', base_url), store, in_flight=in_flight, progress=False)
+        assert collected.sent == len(store) == requests, collected
+
+
+def rate(work, requests: int) -> float:
+    start = time.perf_counter()
+    work()
+    return requests / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--requests', type=int, default=2000)
+    parser.add_argument('--in-flight', type=int, default=100)
+    parser.add_argument('--latency', type=float, default=0.1)
+    parser.add_argument('--refuse', type=float, default=0.0, help='share of requests that the server answers with 429; then only collect is run')
+    parser.add_argument('--rounds', type=int, default=3)
+    o = parser.parse_args()
+    server = subprocess.Popen([sys.executable, str(Path(__file__).with_name('loopback.py')), '--latency', str(o.latency), '--refuse', str(o.refuse)], stdout=subprocess.PIPE, text=True)
+    try:
+        base_url = f'http://127.0.0.1:{int(server.stdout.readline())}/v1'
+        clients = {'cotkit': lambda: ours(base_url, o.requests, o.in_flight)}
+        if not o.refuse:
+            clients['raw_aiohttp'] = lambda: asyncio.run(raw_aiohttp(base_url, o.requests, o.in_flight))
+            clients['openai'] = lambda: asyncio.run(plain_openai(base_url, o.requests, o.in_flight))
+        rounds = [{name: rate(work, o.requests) for name, work in clients.items()} for _ in range(o.rounds)]
+    finally:
+        server.kill()
+        server.wait()
+    medians = {name: statistics.median(r[name] for r in rounds) for name in clients}
+    ratios = {f'cotkit/{name}': round(medians['cotkit'] / medians[name], 2) for name in clients if name != 'cotkit'}
+    print(json.dumps({'requests': o.requests, 'in_flight': o.in_flight, 'latency': o.latency, 'refuse': o.refuse,
+                      'requests_per_second': {name: round(value) for name, value in medians.items()}, 'ratio': ratios}))
+
+
+if __name__ == '__main__': main()

@@ -1,0 +1,313 @@
+"Collection against a server that throttles, stalls, truncates and resets"
+import asyncio, itertools, os, signal, subprocess, sys, textwrap, time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from cotkit.collect import Budget, Collected, Limits, RateControl, acollect, backoff_seconds, collect
+from cotkit.core import Completion, CotkitError, Problem, Request
+from cotkit.formats import AnswerOnly, ZeroShotCoT
+from cotkit.store import Store
+from cotkit.synthetic import word_problems
+from cotkit.teachers import OpenAITeacher, OracleTeacher, ReplayTeacher, TeacherError
+from loopback import Loopback, Raw, Reset, Stall, Status, Truncate
+
+KEY = 'sk-very-secret-4711'
+FORMAT = ZeroShotCoT()
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch): monkeypatch.setenv('OPENAI_API_KEY', KEY)
+
+
+def problems(n: int) -> list[Problem]: return [Problem(f'p{i}', f'What is {i} plus 1?', str(i + 1)) for i in range(n)]
+
+
+def run(server, items, path, **options) -> Collected:
+    return collect(items, FORMAT, OpenAITeacher('tiny', server.base_url, timeout=options.pop('timeout', 20)), path, progress=False, **options)
+
+
+def test_a_rerun_sends_nothing_and_one_more_problem_one_request(tmp_path):
+    with Loopback() as server:
+        first = run(server, problems(20), tmp_path/'a.db')
+        assert (first.sent, first.reused, len(server.received)) == (20, 0, 20) and [r.problem_id for r in first.rationales] == [f'p{i}' for i in range(20)]
+        again = run(server, problems(20), tmp_path/'a.db')
+        assert (again.sent, again.reused, len(server.received)) == (0, 20, 20) and again.rationales == first.rationales
+        more = run(server, problems(21), tmp_path/'a.db')
+        assert (more.sent, len(server.received), len(more.rationales)) == (1, 21, 21)
+
+
+@pytest.mark.parametrize('change', [{'temperature': 0.5}, {'max_tokens': 7}, {'top_logprobs': 2}])
+def test_every_setting_is_part_of_the_question(tmp_path, change):
+    with Loopback() as server:
+        run(server, problems(2), tmp_path/'a.db')
+        assert run(server, problems(2), tmp_path/'a.db', **change).sent == 2
+
+
+def test_the_format_is_part_of_the_question(tmp_path):
+    with Loopback() as server:
+        run(server, problems(2), tmp_path/'a.db')
+        assert collect(problems(2), AnswerOnly(), OpenAITeacher('tiny', server.base_url), tmp_path/'a.db', progress=False).sent == 2
+
+
+def test_logprobs_reach_the_rationale_from_the_server_and_from_the_store(tmp_path):
+    with Loopback() as server:
+        for sent in (1, 0):
+            collected = run(server, problems(1), tmp_path/'a.db', top_logprobs=2)
+            assert collected.sent == sent and ''.join(o.token for o in collected.rationales[0].logprobs) == collected.rationales[0].text
+            assert all(len(o.top) == 2 for o in collected.rationales[0].logprobs)
+
+
+def test_one_prompt_for_two_problems_is_sent_once(tmp_path):
+    twins = [Problem('a', 'What is 1 plus 1?', '2'), Problem('b', 'What is 1 plus 1?', '2')]
+    with Loopback() as server:
+        collected = run(server, twins, tmp_path/'a.db')
+        assert len(server.received) == collected.sent == 1 and [r.problem_id for r in collected.rationales] == ['a', 'b']
+    replay = ReplayTeacher({'a': 'one', 'b': 'two'})
+    assert [r.text for r in collect(twins, FORMAT, replay, tmp_path/'b.db', progress=False).rationales] == ['one', 'two']
+
+
+def test_samples_are_separate_requests(tmp_path):
+    with Loopback() as server:
+        collected = run(server, problems(2), tmp_path/'a.db', samples=3, temperature=0.7)
+        assert len(server.received) == 6 and [(r.problem_id, r.sample) for r in collected.rationales] == [(f'p{i}', k) for i in range(2) for k in range(3)]
+
+
+def test_never_more_in_flight_than_allowed(tmp_path):
+    with Loopback(latency=0.02) as server:
+        run(server, problems(40), tmp_path/'a.db', in_flight=5)
+        assert server.most_in_flight == 5
+
+
+def test_everything_arrives_in_spite_of_all_faults(tmp_path):
+    "Each request meets each fault once, in an order of its own"
+    faults = [Status(429, {'Retry-After': '0.05'}), Status(500), Reset(), Truncate(), Raw('{"oops'), Raw('{}'), Status(503), None]
+    seen: dict[str, int] = {}
+    def plan(n, body):
+        prompt = body['messages'][-1]['content']
+        seen[prompt] = seen.get(prompt, 0) + 1
+        return faults[min(seen[prompt] - 1, 7)] if hash(prompt) % 2 else faults[(n + seen[prompt]) % 8] if seen[prompt] < 4 else None
+    with Loopback(plan) as server:
+        import cotkit.collect as module
+        module_backoff, module.backoff_seconds = module.backoff_seconds, lambda tries, **_: 0.01
+        try: collected = run(server, problems(12), tmp_path/'a.db', retries=8)
+        finally: module.backoff_seconds = module_backoff
+        assert collected.failed == [] and len(collected.rationales) == collected.sent == 12
+        assert collected.retried == len(server.received) - 12 > 12
+    with Store(tmp_path/'a.db') as store: assert len(store) == 12
+
+
+def test_a_stalled_request_is_asked_again(tmp_path):
+    with Loopback(lambda n, body: Stall(30) if n == 0 else None) as server:
+        collected = run(server, problems(3), tmp_path/'a.db', timeout=0.5)
+        assert len(collected.rationales) == 3 and collected.retried == 1
+
+
+def test_sixty_percent_refusals_lose_nothing(tmp_path):
+    with Loopback(lambda n, body: Status(429, {'retry-after-ms': '5'}) if n % 5 < 3 else None) as server:
+        collected = run(server, problems(60), tmp_path/'a.db')
+        assert len(collected.rationales) == 60 and collected.failed == []
+        assert collected.sent == 60 and collected.retried == len(server.received) - 60
+
+
+def test_half_a_success_is_kept_and_the_rest_reported(tmp_path):
+    plan = lambda n, body: Status(400, body={'error': {'message': 'context too long'}}) if ' 3 ' in body['messages'][-1]['content'] else None
+    with Loopback(plan) as server:
+        collected = run(server, problems(6), tmp_path/'a.db')
+        assert [o[:2] for o in collected.failed] == [('p3', 0)] and 'context too long' in collected.failed[0][2]
+        assert [r.problem_id for r in collected.rationales] == ['p0', 'p1', 'p2', 'p4', 'p5'] and len(server.received) == 6
+        assert run(server, problems(6), tmp_path/'a.db').failed and len(server.received) == 7
+    with Store(tmp_path/'a.db') as store:
+        assert len(store) == 5 and all('context too long' not in completion.text for _, completion in store)
+
+
+def test_retries_end(tmp_path, monkeypatch):
+    monkeypatch.setattr('cotkit.collect.backoff_seconds', lambda tries, **_: 0.001)
+    with Loopback(lambda n, body: Status(500)) as server:
+        collected = run(server, problems(2), tmp_path/'a.db', retries=2)
+        assert len(server.received) == 6 and len(collected.failed) == 2 and collected.rationales == []
+
+
+def test_a_dead_server_ends_the_collection_early(tmp_path, monkeypatch):
+    monkeypatch.setattr('cotkit.collect.backoff_seconds', lambda tries, **_: 0.001)
+    with Loopback() as server: pass
+    collected = run(server, problems(500), tmp_path/'a.db', retries=1, in_flight=4)
+    assert 20 <= len(collected.failed) <= 24 and collected.pending == 500 - len(collected.failed) and 'cannot connect' in collected.stopped
+
+
+def test_a_teacher_that_only_refuses_ends_the_collection(tmp_path):
+    with Loopback(lambda n, body: Status(429, {'Retry-After': '3600'})) as server:
+        collected = run(server, problems(50), tmp_path/'a.db', in_flight=3, patience=60)
+        assert len(server.received) <= 3 and collected.pending == 50 and not collected.failed and 'too many requests' in collected.stopped
+
+
+def test_a_wrong_key_stops_at_once(tmp_path):
+    with Loopback(lambda n, body: Status(401, body={'error': {'message': f'Incorrect API key provided: {KEY}'}}) if n >= 5 else None) as server:
+        with pytest.raises(TeacherError) as e: run(server, problems(300), tmp_path/'a.db', in_flight=2)
+        assert len(server.received) <= 8
+        assert '\n' not in str(e.value) and 'Set OPENAI_API_KEY' in str(e.value) and KEY not in str(e.value)
+    with Store(tmp_path/'a.db') as store: assert len(store) == 5
+    assert not [o.name for o in tmp_path.iterdir() if KEY.encode() in o.read_bytes()]
+    with Loopback() as server: assert run(server, problems(300), tmp_path/'a.db').sent == 295
+
+
+def test_a_wrong_key_from_the_first_request_leaves_an_empty_ledger(tmp_path):
+    with Loopback(lambda n, body: Status(401)) as server, pytest.raises(TeacherError): run(server, problems(3), tmp_path/'a.db')
+    with Store(tmp_path/'a.db', read_only=True) as store: assert len(store) == 0
+
+
+def test_a_bug_in_a_teacher_is_not_swallowed(tmp_path):
+    class Buggy(OracleTeacher):
+        async def complete(self, request): return {}['no such key'] if request.problem_id == items[5].id else await super().complete(request)
+    items = word_problems(30)
+    with pytest.raises(KeyError): collect(items, FORMAT, Buggy(items), tmp_path/'a.db', in_flight=1, progress=False)
+    with Store(tmp_path/'a.db') as store: assert len(store) == 5
+
+
+# budgets
+
+def test_budget_of_requests_is_hard_and_resumable(tmp_path):
+    with Loopback(lambda n, body: Status(503, {'Retry-After': '0.01'}) if n % 3 == 0 else None) as server:
+        rounds = []
+        for _ in range(20):
+            before = len(server.received)
+            rounds.append(run(server, problems(20), tmp_path/'a.db', max_requests=6))
+            assert len(server.received) - before <= 6
+            if not rounds[-1].stopped: break
+        assert len(rounds[-1].rationales) == 20 and rounds[0].pending == 20 - rounds[0].sent and 'budget of 6 requests' in rounds[0].stopped
+
+
+def test_budget_of_tokens_is_never_exceeded(tmp_path):
+    with Loopback() as server:
+        for budget in (0, 100, 300, 1000):
+            collected = run(server, problems(60), tmp_path/f'{budget}.db', max_tokens=20, max_tokens_total=budget, in_flight=8)
+            assert collected.tokens <= budget and collected.stopped and collected.pending == 60 - collected.sent
+        assert collected.sent > 20 and 'tokens' in collected.stopped
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40)), max_size=40), st.integers(0, 900), st.integers(1, 6))
+def test_budget_holds_for_any_order_of_answers(answers, total, together):
+    budget, open_requests = Budget(max_tokens_total=total), []
+    for words, written in answers:
+        request = Request('t', 'a ' * words, max_tokens=40)
+        if not budget.refusal(request): open_requests.append((request, budget.reserve(request), Completion('', prompt_tokens=words, completion_tokens=written)))
+        if len(open_requests) >= together: budget.settle(*open_requests.pop(0))
+    for each in open_requests: budget.settle(*each)
+    assert budget.tokens <= total and budget.reserved == 0
+
+
+def test_a_teacher_that_does_not_count_is_charged_the_most():
+    budget, request = Budget(max_tokens_total=1000), Request('t', 'Q', max_tokens=100)
+    budget.settle(request, budget.reserve(request), Completion('text'))
+    assert budget.tokens >= 100
+
+
+# pace
+
+def test_a_pause_holds_for_everybody():
+    clock, slept = [0.0], []
+    rate = RateControl(4, clock=lambda: clock[0])
+    async def sleep(seconds):
+        slept.append(seconds)
+        clock[0] += seconds
+    async def work():
+        await rate.enter()
+        rate.refused(7.0)
+        for _ in range(2): await rate.enter()
+        assert clock[0] >= 7.0
+    original, asyncio.sleep = asyncio.sleep, sleep
+    try: asyncio.run(work())
+    finally: asyncio.sleep = original
+    assert len(slept) == 1
+
+
+def test_a_wall_of_refusals_is_knocked_at_ever_more_rarely():
+    clock = [0.0]
+    rate, rests = RateControl(3, clock=lambda: clock[0]), []
+    for _ in range(16):
+        rate.refused()
+        rests.append(round(rate.resume_at - clock[0], 6))
+        clock[0] = max(clock[0], rate.resume_at)
+    assert rests[0] == 0 and rests == sorted(rests) and rests[-1] == 8
+    rate.answered(), rate.refused()
+    assert rate.resume_at <= clock[0] + 0.2
+
+
+def test_retry_after_is_obeyed_on_the_wire(tmp_path):
+    with Loopback(lambda n, body: Status(429, {'Retry-After': '0.6'}) if n == 0 else None) as server:
+        run(server, problems(4), tmp_path/'a.db', in_flight=1)
+        times = [t for t, _, _ in server.received]
+        assert times[1] - times[0] >= 0.6 and len(times) == 5
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 8), st.lists(st.booleans(), max_size=60))
+def test_rate_control_bounds_and_never_deadlocks(most, outcomes):
+    rate = RateControl(most)
+    async def one(answered):
+        await rate.enter()
+        assert rate.active <= most
+        await asyncio.sleep(0)
+        rate.answered() if answered else rate.refused()
+        rate.leave()
+    async def work(): await asyncio.wait_for(asyncio.gather(*map(one, outcomes)), 20)
+    asyncio.run(work())
+    assert rate.active == 0 and 1 <= rate.limit <= most
+
+
+@given(st.integers(1, 10 ** 9))
+def test_backoff_is_bounded(tries): assert 0 < backoff_seconds(tries) <= 45
+
+
+# where it runs
+
+def test_inside_a_running_loop(tmp_path):
+    async def notebook_cell(): return collect(items, FORMAT, OracleTeacher(items, 1.0), tmp_path/'a.db', progress=False)
+    items = word_problems(5)
+    assert asyncio.run(notebook_cell()).sent == 5
+    assert asyncio.run(acollect(items, FORMAT, OracleTeacher(items, 1.0), tmp_path/'a.db', progress=False)).reused == 5
+
+
+def test_bar_and_repr(tmp_path, capsys):
+    items = word_problems(5)
+    collected = collect(items, FORMAT, OracleTeacher(items[:4], 1.0), tmp_path/'a.db')
+    assert '5/5' in capsys.readouterr().err
+    assert 'failed=1' in repr(collected) and 'knows no problem' in collected._repr_html_()
+
+
+def test_nothing_to_do(tmp_path):
+    assert collect([], FORMAT, OracleTeacher([]), tmp_path/'a.db', progress=False).rationales == []
+
+
+def test_what_cannot_be_collected(tmp_path):
+    for options in ({'samples': 0}, {'in_flight': 0}):
+        with pytest.raises(CotkitError): collect(problems(1), FORMAT, ReplayTeacher({}), tmp_path/'a.db', progress=False, **options)
+    with pytest.raises(CotkitError, match='have the id'): collect([Problem('a', 'Q', '1'), Problem('a', 'R', '1')], FORMAT, ReplayTeacher({}), tmp_path/'a.db', progress=False)
+
+
+SCRIPT = '''
+import sys
+from cotkit.collect import collect
+from cotkit.core import Problem
+from cotkit.formats import ZeroShotCoT
+from cotkit.teachers import OpenAITeacher
+problems = [Problem(f'p{i}', f'What is {i} plus 1?', str(i + 1)) for i in range(400)]
+collect(problems, ZeroShotCoT(), OpenAITeacher('tiny', sys.argv[1]), sys.argv[2], in_flight=8, progress=False)
+'''
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_script_loses_and_repeats_nothing(tmp_path, number):
+    with Loopback(latency=0.02) as server:
+        script = subprocess.Popen([sys.executable, '-c', SCRIPT, server.base_url, str(tmp_path/'a.db')], stderr=subprocess.PIPE, text=True)
+        while len(server.received) < 60: assert script.poll() is None; time.sleep(0.005)
+        script.send_signal(number)
+        errors = script.communicate(timeout=20)[1]
+        assert script.returncode != 0 and (number == signal.SIGKILL or errors.strip().endswith('KeyboardInterrupt'))
+        sent = len(server.received)
+        with Store(tmp_path/'a.db') as store: kept = len(store)
+        assert sent - kept <= 16 # what was in flight
+        rest = run(server, problems(400), tmp_path/'a.db')
+        assert rest.reused == kept and len(server.received) == sent + 400 - kept and len(rest.rationales) == 400

@@ -1,0 +1,272 @@
+"Distilling: the loss and its gradients against a naive reference, resuming, recipes, and what is refused"
+import json, os, shutil, signal, subprocess, sys, time
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from cotkit.core import CotkitError, Example, Problem, Rationale
+from cotkit.distill import RECIPES, DistillTrainer, distill, last_checkpoint, read_history, student_logits, training_arguments
+from cotkit.encode import IGNORED, Collator, encode
+from cotkit.formats import StepByStep, gold_rationale
+from cotkit.models import Size, Student, build_model, train_tokenizer
+from cotkit.synthetic import word_problems
+
+torch.set_num_threads(1)
+ARCHITECTURES = ('causal', 'seq2seq')
+PROBLEMS = word_problems(24, seed=1, steps=(1, 2), largest=20)
+VALIDATION = word_problems(6, seed=1, steps=(1, 2), largest=20, split='validation')
+GOLD = [gold_rationale(p) for p in PROBLEMS]
+
+
+def make_student(arch='causal', format=None, seed=0):
+    format = format or StepByStep(alpha=0.3)
+    texts = [f'{e.input} {e.target}' for p, g in zip(PROBLEMS, GOLD) for e in format.examples(p, [g])]
+    tokenizer = train_tokenizer(texts, arch, 400)
+    return Student(build_model(Size(2, 16, 2), tokenizer, arch, seed), tokenizer, format, arch)
+
+
+def naive_loss(student, examples, weights):
+    "One example at a time, through the model's own loss: per task, the mean over all its target tokens"
+    total = 0
+    for task, weight in weights.items():
+        sums, tokens = 0, 0
+        for example in (e for e in examples if e.task == task):
+            row = Collator(student.tokenizer, student.arch)(list(encode([example], student.tokenizer, student.arch)))
+            marked = int((row['labels'] != IGNORED).sum())
+            sums = sums + student.model(input_ids=row['input_ids'], attention_mask=row['attention_mask'], labels=row['labels']).loss * marked
+            tokens += marked
+        if tokens: total = total + weight * sums / tokens
+    return total
+
+
+def gradients(model): return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double()
+
+
+class FirstGradient(TrainerCallback):
+    "Keeps the gradient of the first optimizer step as the trainer accumulated it"
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 0: self.gradient = gradients(model)
+
+
+UNEVEN = [Example('explain: ' + 'a b c ' * i, 'x y ' * (1 + 3 * i), 'rationale') for i in range(7)] + [Example('predict: a b', '7', 'label'), Example('predict: b', '8 9 9 9', 'label')]
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+@pytest.mark.parametrize('batch_size, accumulation', [(9, 1), (2, 5), (1, 9), (4, 3)])
+def test_gradients_equal_one_example_at_a_time(arch, batch_size, accumulation, tmp_path):
+    student = make_student(arch)
+    naive_loss(student, UNEVEN, student.format.task_weights).backward()
+    expected = gradients(student.model)
+    student.model.zero_grad(set_to_none=True)
+    rows, seen = encode(UNEVEN, student.tokenizer, arch), FirstGradient()
+    args = training_arguments(tmp_path, max_steps=1, batch_size=batch_size, gradient_accumulation_steps=accumulation,
+                              max_grad_norm=0.0, save_strategy='no', disable_tqdm=True, use_cpu=True)
+    trainer = DistillTrainer(student, args, rows, callbacks=[seen])
+    trainer.train()
+    assert (seen.gradient - expected).norm() <= 1e-5 * expected.norm()
+    student = make_student(arch)
+    with torch.no_grad(): assert trainer.state.log_history[0]['loss'] == pytest.approx(naive_loss(student, UNEVEN, student.format.task_weights).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+def test_filling_changes_nothing(arch):
+    student = make_student(arch)
+    rows = list(encode(UNEVEN, student.tokenizer, arch))
+    together = Collator(student.tokenizer, arch, multiple=64)(rows)
+    with torch.no_grad():
+        logits, labels = student_logits(student.model, together, arch)
+        for i, row in enumerate(rows):
+            alone, its_labels = student_logits(student.model, Collator(student.tokenizer, arch)([row]), arch)
+            here, marked = labels[i] != IGNORED, its_labels[0] != IGNORED
+            assert labels[i][here].tolist() == its_labels[0][marked].tolist()
+            torch.testing.assert_close(logits[i][here], alone[0][marked], rtol=1e-4, atol=1e-5)
+
+
+def run(folder, arch='causal', student=None, rationales=GOLD, validation=VALIDATION, **arguments):
+    student = student or make_student(arch)
+    settings = dict(max_steps=12, batch_size=4, logging_steps=1, save_steps=4, eval_steps=4, disable_tqdm=True, use_cpu=True)
+    return distill(student, PROBLEMS, rationales, validation, output_dir=folder, **settings | arguments)
+
+
+class Stop(TrainerCallback):
+    "Breaks off like Ctrl-C, after the step's checkpoint would have been due"
+
+    def __init__(self, step): self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step: raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+def test_a_resumed_run_ends_like_an_uninterrupted_one(arch, tmp_path):
+    def student():
+        made = make_student(arch)
+        for module in made.model.modules():
+            if isinstance(module, torch.nn.Dropout): module.p = 0.1
+        return made
+    whole = run(tmp_path/'whole', student=student(), gradient_accumulation_steps=2)
+    with pytest.raises(KeyboardInterrupt): run(tmp_path/'cut', student=student(), gradient_accumulation_steps=2, callbacks=[Stop(9)])
+    resumed = run(tmp_path/'cut', student=student(), gradient_accumulation_steps=2, resume=True)
+    assert read_history(tmp_path/'cut') == read_history(tmp_path/'whole')
+    assert [row['step'] for row in read_history(tmp_path/'cut')] == list(range(1, 13))
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters()): assert torch.equal(a, b)
+
+
+KILLED = '''
+import sys; sys.path.insert(0, {tests!r})
+from test_distill import run
+run({folder!r}, max_steps=2000, save_steps=5, eval_steps=1000, save_total_limit=2)
+'''
+
+
+def test_a_killed_run_resumes(tmp_path):
+    "kill -9 at whatever step it is at"
+    code = KILLED.format(tests=os.path.dirname(__file__), folder=str(tmp_path/'killed'))
+    process = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    for _ in range(1200):
+        time.sleep(0.1)
+        if last_checkpoint(tmp_path/'killed') or process.poll() is not None: break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    checkpoint = last_checkpoint(tmp_path/'killed')
+    step = int(checkpoint.name.split('-')[1])
+    arguments = dict(max_steps=2000, save_steps=5, eval_steps=1000, save_total_limit=2, callbacks=[Stop(step + 5)])
+    with pytest.raises(KeyboardInterrupt): run(tmp_path/'killed', resume=True, **arguments)
+    with pytest.raises(KeyboardInterrupt): run(tmp_path/'whole', **arguments)
+    states = [json.loads((tmp_path/name/f'checkpoint-{step + 5}'/'trainer_state.json').read_text())['log_history'] for name in ('killed', 'whole')]
+    assert len(states[0]) == step + 5 and states[0] == states[1]
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_every_recipe_learns(arch, recipe, tmp_path):
+    student = make_student(arch, RECIPES[recipe]())
+    run(tmp_path/'run', student=student, max_steps=30, logging_steps=5, save_steps=30, eval_steps=10, learning_rate=1e-2)
+    history = read_history(tmp_path/'run')
+    assert history[-1]['loss'] < 0.8 * history[0]['loss']
+    validated = [row['eval_loss'] for row in history if 'eval_loss' in row]
+    assert len(validated) == 3 and validated[-1] < validated[0]
+    for task in student.format.task_weights: assert f'{task}_loss' in history[-1] and 0 <= history[-1][f'eval_{task}_exact'] <= 1
+    loaded = Student.load(tmp_path/'run'/'student')
+    assert loaded.format == student.format
+    for a, b in zip(student.model.parameters(), loaded.model.parameters()): assert torch.equal(a, b)
+    assert loaded.model.config.use_cache
+
+
+def test_the_logged_loss_is_the_weighted_sum_of_its_tasks(tmp_path):
+    run(tmp_path/'run', max_steps=3, save_steps=3)
+    for row in read_history(tmp_path/'run'):
+        assert row['loss'] == pytest.approx(0.3 * row.get('label_loss', 0) + 0.7 * row.get('rationale_loss', 0), rel=1e-5)
+
+
+def test_a_task_of_weight_zero_is_not_computed(tmp_path):
+    run(tmp_path/'run', student=make_student(format=StepByStep(alpha=1)), max_steps=2, save_steps=2)
+    assert all('rationale_loss' not in row and row['loss'] == pytest.approx(row['label_loss'], rel=1e-5) for row in read_history(tmp_path/'run'))
+
+
+def test_exact_match_is_that_of_greedy_decoding(tmp_path):
+    student = make_student(format=RECIPES['label-only']())
+    rows = encode([e for p in PROBLEMS[:4] for e in student.format.examples(p)], student.tokenizer, 'causal')
+    run(tmp_path/'run', student=student, max_steps=60, logging_steps=10, save_steps=60, learning_rate=2e-2)
+    args = training_arguments(tmp_path/'other', disable_tqdm=True, use_cpu=True)
+    measured = DistillTrainer(student, args, rows, rows).evaluate()['eval_label_exact']
+    hits = 0
+    for row in rows:
+        read = row['input_ids'][:row['labels'].count(IGNORED)]
+        written = student.model.generate(torch.tensor([read]), attention_mask=torch.ones(1, len(read), dtype=torch.long), max_new_tokens=20, do_sample=False)
+        hits += written[0, len(read):].tolist() == row['labels'][len(read):]
+    assert measured == hits / 4
+
+
+def test_validation_may_be_a_function(tmp_path):
+    asked = []
+    def accuracy(student):
+        asked.append(student)
+        return {'accuracy': 0.5}
+    student = make_student(format=RECIPES['chain-of-thought']())
+    run(tmp_path/'run', student=student, validation=(), validate=accuracy)
+    assert len(asked) == 3 and all(o is student for o in asked)
+    assert [row['eval_accuracy'] for row in read_history(tmp_path/'run') if 'eval_accuracy' in row] == [0.5] * 3
+
+
+def test_a_budget_in_seconds_ends_and_saves(tmp_path):
+    run(tmp_path/'run', max_steps=100_000, logging_steps=1, save_steps=50_000, eval_steps=50_000, max_seconds=1)
+    assert 0 < read_history(tmp_path/'run')[-1]['step'] < 100_000 and last_checkpoint(tmp_path/'run')
+    Student.load(tmp_path/'run'/'student')
+
+
+def test_early_stopping(tmp_path):
+    from transformers import EarlyStoppingCallback
+    run(tmp_path/'run', max_steps=40, learning_rate=0.0, save_steps=4, eval_steps=4, load_best_model_at_end=True, metric_for_best_model='eval_loss',
+        greater_is_better=False, callbacks=[EarlyStoppingCallback(2)])
+    assert read_history(tmp_path/'run')[-1]['step'] == 12
+
+
+# what is refused
+
+def test_validation_problems_are_not_trained_on(tmp_path):
+    for overlap in (PROBLEMS[3], Problem('another-id', PROBLEMS[3].question.upper() + ' ', PROBLEMS[3].answer)):
+        with pytest.raises(CotkitError, match=overlap.id): run(tmp_path/'run', validation=[overlap])
+    assert not (tmp_path/'run').exists()
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('finished')
+    run(folder/'run', max_steps=4, save_steps=2)
+    return folder/'run'
+
+
+@pytest.mark.parametrize('arguments, field', [
+    (dict(learning_rate=1e-4), 'learning_rate'), (dict(rationales=GOLD[:-1]), 'training rows'), (dict(validation=VALIDATION[:-1]), 'validation rows'),
+    (dict(batch_size=3), 'rows of a step'), (dict(student=make_student(format=StepByStep(alpha=0.4))), 'task weights'), (dict(seed=5), 'seed')])
+def test_resuming_with_other_data_or_settings_is_refused(finished, arguments, field):
+    arguments = dict(max_steps=4, save_steps=2) | arguments
+    seed = arguments.pop('seed', 0)
+    with pytest.raises(CotkitError, match=f'field "{field}"'): distill_again(finished, seed, **arguments)
+
+
+def distill_again(folder, seed=0, student=None, rationales=GOLD, validation=VALIDATION, **arguments):
+    settings = dict(batch_size=4, logging_steps=1, eval_steps=4, disable_tqdm=True, use_cpu=True)
+    return distill(student or make_student(), PROBLEMS, rationales, validation, output_dir=folder, resume=True, seed=seed, **settings | arguments)
+
+
+def test_resuming_a_finished_run_trains_nothing(finished):
+    before = read_history(finished)
+    student = distill_again(finished, max_steps=4, save_steps=2)
+    assert read_history(finished) == before
+    for a, b in zip(student.model.parameters(), Student.load(finished/'student').model.parameters()): assert torch.equal(a, b)
+
+
+def test_a_folder_of_another_run_is_not_overwritten(finished):
+    with pytest.raises(CotkitError, match='resume=True'): run(finished, max_steps=4, save_steps=2)
+
+
+def test_broken_folders_are_errors(finished, tmp_path):
+    (tmp_path/'file').write_text('x')
+    with pytest.raises(CotkitError, match='is a file'): run(tmp_path/'file', resume=True)
+    for break_it in (lambda c: (c/'optimizer.pt').write_bytes(b'x'), lambda c: (c/'model.safetensors').unlink(), lambda c: (c/'cotkit_run.json').write_text('{')):
+        broken = shutil.copytree(finished, tmp_path/'broken', dirs_exist_ok=True)
+        break_it(last_checkpoint(broken))
+        with pytest.raises(CotkitError, match='Delete this checkpoint'): distill_again(broken, max_steps=4, save_steps=2)
+        shutil.rmtree(broken)
+
+
+def test_a_half_written_checkpoint_is_passed_over(finished, tmp_path):
+    half = shutil.copytree(finished, tmp_path/'half')
+    (last_checkpoint(half)/'cotkit_run.json').unlink()
+    assert last_checkpoint(half).name == 'checkpoint-2'
+    distill_again(half, max_steps=4, save_steps=2)
+    assert read_history(half) == read_history(finished)
+
+
+def test_bad_arguments_are_refused_by_name(tmp_path):
+    with pytest.raises(CotkitError, match='learning_rates'): training_arguments(tmp_path, learning_rates=1)
+    with pytest.raises(CotkitError, match='logging_steps'): training_arguments(tmp_path, save_steps=15, logging_steps=10)
+    with pytest.raises(CotkitError, match='no examples'): run(tmp_path/'run', student=make_student(format=RECIPES['chain-of-thought']()), rationales=[])
+    with pytest.raises(CotkitError, match='room for'):
+        student = make_student()
+        student.model.config.max_position_embeddings = 20
+        run(tmp_path/'run', student=student)
