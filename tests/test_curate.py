@@ -200,3 +200,11 @@ def test_recorded_teacher(name, train, test):
     assert 100 * sum(a.correct for a in carved) / sum(a.n for a in carved) == pytest.approx(train, abs=0.5)
     assert 100 * results['train'].accuracy.value == pytest.approx(train, abs=0.5)
     assert 100 * results['test'].accuracy.value == pytest.approx(test, abs=0.5)
+
+
+def test_the_first_token_keeps_its_logprobs_when_only_its_space_is_cut():
+    "A teacher's first token often begins with the space that curation strips"
+    tokens = tuple(TokenLogprob(t, -0.5) for t in (' 4', ' *', ' 2', ' =', ' 8', '.', ' The', ' answer', ' is', ' 8', '.', '\n\n', 'Q:'))
+    raw = Rationale('p', ''.join(t.token for t in tokens), logprobs=tokens)
+    read = read_rationale(raw, Problem('p', 'How many?', '8'), ZeroShotCoT())
+    assert read.text == raw.text.strip().removesuffix('\n\nQ:') and [t.token for t in read.logprobs] == [t.token for t in tokens[:-2]]
