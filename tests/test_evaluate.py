@@ -323,3 +323,12 @@ def test_nothing_heavy_is_imported():
 
 
 def test_versions_and_hardware_are_json(): json.dumps([versions(), hardware()])
+
+
+def test_a_summary_is_enough_for_every_table():
+    "Accuracy, intervals and paired comparisons from what a run record keeps"
+    def made(pattern, seed): return Evaluation('student', 'test', [Prediction(f'test-{i}', 'x', '1', digit == '1', True) for i, digit in enumerate(pattern)], seed)
+    full = [made('1101001110', 0), made('1111001010', 1)]
+    kept = [Evaluation.from_summary(json.loads(json.dumps(e.summary()))) for e in full]
+    assert [e.accuracy for e in kept] == [e.accuracy for e in full] and [e.seed for e in kept] == [0, 1]
+    assert summarise(kept) == summarise(full) and compare(*kept) == compare(*full)

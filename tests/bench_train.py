@@ -1,0 +1,82 @@
+"Training: the machine's matrix limit, a bare loop and cotkit's trainer, in one run on one thread"
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from cotkit.distill import DistillTrainer, student_logits, token_losses, training_arguments, training_rows
+from cotkit.encode import IGNORED, Collator, MixedLengthSampler
+from cotkit.formats import ZeroShotCoT, gold_rationale
+from cotkit.models import make_student, parameter_count
+from cotkit.synthetic import word_problems
+
+STEPS, ROUNDS, BATCH = 150, 3, 8
+
+
+def matrix_limit(seconds: float = 1.0, size: int = 1024) -> float:
+    "GFLOP/s of large single-precision products"
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    count, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        a @ b
+        count += 1
+    return count * 2 * size**3 / (time.perf_counter() - begin) / 1e9
+
+
+def newborn(problems):
+    texts = [t for p in problems[:2000] for e in ZeroShotCoT().examples(p, [gold_rationale(p)]) for t in (e.input, e.target)]
+    return make_student('tiny', ZeroShotCoT(), texts=texts)
+
+
+def bare_loop(student, rows) -> float:
+    "Seconds for STEPS steps of the same batches in a loop without any bookkeeping"
+    collate = Collator(student.tokenizer, student.arch)
+    order = list(MixedLengthSampler(rows, BATCH, seed=0))[:STEPS*BATCH]
+    optimizer = torch.optim.AdamW(student.model.parameters(), lr=2e-3)
+    student.model.train()
+    begin = time.perf_counter()
+    for i in range(STEPS):
+        batch = collate([rows[j] for j in order[i*BATCH:(i + 1)*BATCH]])
+        logits, labels = student_logits(student.model, batch, student.arch)
+        loss = token_losses(logits, labels).sum() / (labels != IGNORED).sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return time.perf_counter() - begin
+
+
+def trainer(student, rows) -> float:
+    "Seconds for the same steps through `DistillTrainer`"
+    with tempfile.TemporaryDirectory() as folder:
+        args = training_arguments(folder, max_steps=STEPS, batch_size=BATCH, disable_tqdm=True, save_strategy='no')
+        run = DistillTrainer(student, args, rows)
+        begin = time.perf_counter()
+        run.train()
+        return time.perf_counter() - begin
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    problems = word_problems(3000, seed=0, steps=(2, 3), largest=20)
+    rows, _ = training_rows(newborn(problems), problems, [gold_rationale(p) for p in problems], ())
+    order = list(MixedLengthSampler(rows, BATCH, seed=0))[:STEPS*BATCH]
+    tokens = sum(rows['length'][i] for i in order)
+    limits, bare, ours = [], [], []
+    for _ in range(ROUNDS):
+        limits.append(matrix_limit())
+        bare.append(bare_loop(newborn(problems), rows))
+        ours.append(trainer(newborn(problems), rows))
+    limit, bare, ours = max(limits), min(bare), min(ours)
+    work = 6 * parameter_count(newborn(problems).model) * tokens / 1e9
+    print(f'matrix limit, one thread      {limit:8.0f} GFLOP/s')
+    print(f'bare loop                     {STEPS/bare:8.1f} steps/s {tokens/bare:8.0f} tokens/s {work/bare:8.1f} GFLOP/s by 6ND, {100*work/bare/limit:.0f} % of the limit')
+    print(f'DistillTrainer                {STEPS/ours:8.1f} steps/s {tokens/ours:8.0f} tokens/s')
+    print(f'DistillTrainer / bare loop    {bare/ours:8.2f}')
+
+
+if __name__ == '__main__': sys.exit(main())
