@@ -311,3 +311,26 @@ def test_an_interrupted_script_loses_and_repeats_nothing(tmp_path, number):
         assert sent - kept <= 16 # what was in flight
         rest = run(server, problems(400), tmp_path/'a.db')
         assert rest.reused == kept and len(server.received) == sent + 400 - kept and len(rest.rationales) == 400
+
+
+AGAIN = '''
+import sys, threading, time, _thread
+from cotkit.collect import collect
+from cotkit.core import Problem
+from cotkit.formats import ZeroShotCoT
+from cotkit.teachers import OpenAITeacher
+problems = [Problem(f'p{i}', f'What is {i} plus 1?', str(i + 1)) for i in range(200)]
+teacher = OpenAITeacher('tiny', sys.argv[1], timeout=20)
+threading.Timer(0.8, _thread.interrupt_main).start()
+try: collect(problems, ZeroShotCoT(), teacher, sys.argv[2], in_flight=4, progress=False)
+except KeyboardInterrupt: print('interrupted', threading.active_count(), flush=True)
+rest = collect(problems, ZeroShotCoT(), teacher, sys.argv[2], in_flight=32, progress=False)
+print(len(rest.rationales), rest.sent + rest.reused, flush=True)
+'''
+
+
+def test_after_an_interrupt_the_same_process_collects_on(tmp_path):
+    "The interrupted collection is over when the exception arrives: a notebook's next cell has the teacher for itself"
+    with Loopback(latency=0.05) as server:
+        ran = subprocess.run([sys.executable, '-c', AGAIN, server.base_url, str(tmp_path/'a.db')], capture_output=True, text=True, timeout=60)
+    assert ran.stdout.splitlines() == ['interrupted 1', '200 200'], ran.stderr
