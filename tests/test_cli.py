@@ -145,3 +145,11 @@ def test_as_a_program(here):
     assert ran.returncode == 0 and json.loads(ran.stdout)['sent'] == 36
     ran = subprocess.run([program, 'curate', '--task', 'nothing'], capture_output=True, text=True)
     assert ran.returncode == 2 and 'Traceback' not in ran.stderr
+
+
+def test_curate_keeps_test_questions_out(cotkit):
+    "A training problem that also stands in the test split is not taught"
+    write_jsonl('data/test.jsonl', [{**RAW[40], 'question': RAW[0]['question'].upper(), 'answer': RAW[0]['answer']}, *RAW[41:]])
+    cotkit('collect --task data --oracle 1.0 --split train+validation')
+    code, out, _ = cotkit('curate --task data --split train+validation --rationales rationales.jsonl --json')
+    assert code == 0 and last(out)['dropped'] == {'in test split': 1}

@@ -5,7 +5,11 @@ import pytest
 
 from cotkit.collect import collect
 from cotkit.core import Problem
-from cotkit.formats import FewShotCoT, ZeroShotCoT, demonstrations
+from cotkit.curate import curate
+from cotkit.distill import distill
+from cotkit.evaluate import evaluate
+from cotkit.formats import FewShotCoT, StepByStep, ZeroShotCoT, demonstrations, gold_rationale
+from cotkit.models import Student, make_student
 from cotkit.store import Store
 from cotkit.teachers import OpenAITeacher, TeacherError
 
@@ -21,11 +25,14 @@ def free_port() -> int:
 
 @pytest.fixture(scope='module')
 def server(tmp_path_factory):
-    "A tiny Llama with a chat template, saved and served; its folder and the base URL"
-    from tiny_models import chat_tokenizer, tiny_llama
+    "A tiny Llama that was taught these problems, with a chat template, saved and served; its folder and the base URL"
     folder, log = tmp_path_factory.mktemp('served')/'tiny-llama', tmp_path_factory.mktemp('log')/'serve.log'
-    tokenizer = chat_tokenizer()
-    tiny_llama(tokenizer).save_pretrained(folder), tokenizer.save_pretrained(folder)
+    known = problems(30)
+    gold = [gold_rationale(p) for p in known]
+    teacher = make_student('nano', ZeroShotCoT(), texts=[t for p, r in zip(known, gold) for e in ZeroShotCoT().examples(p, [r]) for t in (e.input, e.target)])
+    distill(teacher, known, gold, output_dir=tmp_path_factory.mktemp('taught'), max_steps=250, learning_rate=1e-2, disable_tqdm=True)
+    teacher.tokenizer.chat_template = "{{ messages[-1]['content'] }}"
+    teacher.save(folder)
     port = free_port()
     command = [sys.executable, '-c', 'from transformers.cli.transformers import main; main()', 'serve', str(folder), '--host', '127.0.0.1', '--port', str(port), '--device', 'cpu']
     environment = {**os.environ, 'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': '1', 'TOKENIZERS_PARALLELISM': 'false'}
@@ -77,3 +84,22 @@ def test_stop_strings_are_accepted(server, tmp_path):
     items = problems(3)
     collected = collect(items[1:], FewShotCoT(demonstrations(items[:1])), OpenAITeacher(model, url), tmp_path/'a.db', max_tokens=8, progress=False)
     assert len(collected.rationales) == 2 and not collected.failed
+
+
+def test_the_main_job_with_a_served_teacher(server, tmp_path):
+    "Collect from the server, curate, teach a T5 step by step, test it, and load it without cotkit"
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+    model, url = server
+    items = problems(30)
+    collected = collect(items, ZeroShotCoT(), OpenAITeacher(model, url), tmp_path/'a.db', max_tokens=64, progress=False)
+    curated = curate(collected.rationales, items, ZeroShotCoT())
+    assert curated.accuracy.n == 30 and curated.accuracy.value > 0.5
+    about = {r.problem_id: [r] for r in curated.kept}
+    texts = [t for p in items for e in StepByStep().examples(p, about.get(p.id, [])) for t in (e.input, e.target)]
+    student = make_student('nano', StepByStep(), texts=texts, arch='seq2seq')
+    distill(student, items[:24], curated.kept, items[24:], output_dir=tmp_path/'run', max_steps=30, disable_tqdm=True)
+    examined = evaluate(Student.load(tmp_path/'run'/'student'), items[24:], 'student', 'validation', max_new_tokens=8)
+    assert examined.accuracy.n == 6
+    plain, tokenizer = (o.from_pretrained(tmp_path/'run'/'student') for o in (AutoModelForSeq2SeqLM, AutoTokenizer))
+    written = plain.generate(**tokenizer(StepByStep().prompt(items[24]), return_tensors='pt'), max_new_tokens=8)
+    assert tokenizer.decode(written[0], skip_special_tokens=True).strip() == examined.predictions[0].output.strip()

@@ -319,3 +319,11 @@ def test_the_recorded_teacher_is_as_good_as_it_is(name, split, ours, published):
     right = Accuracy(sum(is_correct(p, read_answer(outputs[p.id], p.kind, p.choices)) for p in problems), len(problems))
     assert abs(100*right.value - ours) < 0.5
     if published: assert abs(100*sum(published_correct(p, outputs[p.id]) for p in problems)/len(problems) - published) < 0.01
+
+
+@pytest.mark.parametrize('row', [{'ask': ' ', 'result': '2'}, {'ask': '1 + 1?', 'result': ''}])
+def test_an_empty_field_is_named_as_its_owner_calls_it(tmp_path, row):
+    path = tmp_path/'own.jsonl'
+    path.write_text('{"ask": "2 + 2?", "result": "4"}\n' + json.dumps(row) + '\n')
+    with pytest.raises(CotkitError, match=r'own\.jsonl:2: field "(ask|result)": is empty'):
+        Task.from_jsonl(path, question='ask', answer='result')
