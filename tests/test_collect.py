@@ -287,7 +287,10 @@ def test_what_cannot_be_collected(tmp_path):
     with pytest.raises(CotkitError, match='have the id'): collect([Problem('a', 'Q', '1'), Problem('a', 'R', '1')], FORMAT, ReplayTeacher({}), tmp_path/'a.db', progress=False)
 
 
-SCRIPT = '''
+# A shell may start background jobs with the interrupt signal ignored, and children inherit that
+HEED = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)'
+
+SCRIPT = HEED + '''
 import sys
 from cotkit.collect import collect
 from cotkit.core import Problem
@@ -313,7 +316,7 @@ def test_an_interrupted_script_loses_and_repeats_nothing(tmp_path, number):
         assert rest.reused == kept and len(server.received) == sent + 400 - kept and len(rest.rationales) == 400
 
 
-AGAIN = '''
+AGAIN = HEED + '''
 import sys, threading, time, _thread
 from cotkit.collect import collect
 from cotkit.core import Problem
