@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-# One thread each for tokenizers and the hub's progress: two cores are easily oversubscribed
+# One thread for tokenizers: two cores are easily oversubscribed. No hub unless asked for: HF_HUB_OFFLINE=0 make notebooks
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
