@@ -107,6 +107,7 @@ DISPLAY = re.compile(r'^([ ]*)\$\$(.+?)\$\$[ ]*$|\$\$(.+?)\$\$', re.S | re.M)
 INLINE = re.compile(r'(?<![\\$\w])\$(?=\S)((?:\\.|[^$\\\n]|\n(?!\s*\n))+?)(?<=\S)\$(?![\d$])')
 CALLOUT = re.compile(r'\s*:::+\s*\{?(.*?)\}?\s*$')
 APPLIED = re.compile(r'(<m[io][^>]*>(?:log|ln|exp|sin|cos|tan|max|min|Pr)</m[io]>)(?=<m(?:i|n|sub|sup|subsup|frac|sqrt|over)\b)')
+WORDS = re.compile(r'<td>(?=[^<]*[A-Za-z]{2})')
 NAME = re.compile(r'([A-Za-z][\w.]*)(\(\))?')
 
 
@@ -428,7 +429,9 @@ class SiteAdapter(Adapter):
 
     def text(self, text: str) -> str: return super().text(text).replace('\n', '{ .text .output }\n', 1)
 
-    def html(self, source: str, plain: str) -> str: return slot(f'<div class="rich-output">{source}</div>')
+    def html(self, source: str, plain: str) -> str:
+        words = WORDS.sub('<td class="words">', source)
+        return slot(f'<div class="rich-output">{words}</div>')
 
     def figure(self, notebook: Notebook, cell: Cell, number: int, suffix: str, content: bytes, metadata: Mapping[str, Any]) -> str:
         place = notebook.page.with_suffix('')/f'figure-{notebook.cells.index(cell)}-{number}.{suffix}'
