@@ -8,7 +8,7 @@ import pytest
 
 from cotkit.core import CotkitError
 from cotkit.demo import STUDENTS, DemoSettings, run_demo
-from cotkit.evaluate import RunRecord
+from cotkit.records import RunRecord
 from cotkit.models import Student
 from cotkit.synthetic import OUT_OF_DISTRIBUTION
 

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb')
                    if not any(part.startswith(('.', '_')) for part in p.relative_to(ROOT).parts))
-STAGES = [p for p in NOTEBOOKS if re.match(r'\d\d_', p.name)]
+NUMBERED = [p for p in NOTEBOOKS if re.match(r'\d\d_', p.name)]
 LESSON_FLAGS = ('slow', 'gpu', 'api', 'notest')
 
 
@@ -36,7 +36,15 @@ def exports(path): return [s for s in code(path) if re.search(r'^#\|\s*export\b'
 
 
 def module_of(path):
-    return next(m.group(1) for s in code(path) if (m := re.search(r'^#\|\s*default_exp\s+(\w+)', s, re.M)))
+    return next((m.group(1) for s in code(path) if (m := re.search(r'^#\|\s*default_exp\s+([\w.]+)', s, re.M))), None)
+
+
+STAGES = [p for p in NOTEBOOKS if module_of(p)]
+
+
+def number(path):
+    "A stage's own; a study comes after all stages"
+    return int(path.name[:2]) if path in NUMBERED else 100
 
 
 @pytest.fixture(scope='session')
@@ -52,8 +60,8 @@ def copy(tmp_path_factory):
 
 
 def test_every_stage_is_there():
-    have = {module_of(p) for p in STAGES}
-    need = {'core', 'answers', 'tasks', 'synthetic', 'formats', 'teachers', 'store', 'collect', 'curate', 'models', 'encode',
+    have = {module_of(p) for p in NUMBERED}
+    need = {'core', 'answers', 'tasks', 'synthetic', 'formats', 'records', 'teachers', 'store', 'collect', 'curate', 'models', 'encode',
             'align', 'distill', 'specialize', 'generate', 'evaluate', 'report', 'demo', 'cli'}
     assert not need - have
 
@@ -66,20 +74,20 @@ def test_notebooks_are_clean_and_exported(copy):
     subprocess.run([bin/'nbdev_export'], cwd=copy, check=True, capture_output=True)
     changed = [str(p) for p, content in before.items() if (copy/p).read_bytes() != content]
     assert not changed, 'run `make export` and commit'
-    known = {f'{module_of(p)}.py' for p in STAGES} | {'__init__.py', '_modidx.py'}
-    assert {p.name for p in (copy/'cotkit').glob('*.py')} == known
+    known = {module_of(p).replace('.', '/') + '.py' for p in STAGES} | {'_modidx.py'}
+    assert {str(p.relative_to(copy/'cotkit')) for p in (copy/'cotkit').rglob('*.py') if p.name != '__init__.py'} == known
 
 
 @pytest.mark.parametrize('path', STAGES, ids=name)
 def test_exports_import_from_lower_numbers(path):
-    number = {module_of(p): int(p.name[:2]) for p in STAGES}
+    numbers = {module_of(p): number(p) for p in STAGES}
     for text in exports(path):
         for node in ast.walk(ast.parse(text)):
             names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else [a.name for a in node.names] if isinstance(node, ast.Import) else []
             for module in names:
                 root, _, rest = module.partition('.')
                 assert root not in ('fastcore', 'nbdev', 'execnb', 'pickle'), f'{path.name} imports {module}'
-                if root == 'cotkit' and rest: assert number[rest.split('.')[0]] < int(path.name[:2]), f'{path.name} imports {module}'
+                if root == 'cotkit' and rest: assert numbers[rest] < number(path), f'{path.name} imports {module}'
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
@@ -139,7 +147,7 @@ def test_public_names_are_documented(path):
 
 def test_import_is_light():
     "Importing the package and every stage before the models loads no torch, transformers, datasets or openai"
-    light = ['core', 'answers', 'tasks', 'synthetic', 'formats', 'teachers', 'store', 'collect', 'curate', 'evaluate', 'cli']
+    light = ['core', 'answers', 'tasks', 'synthetic', 'formats', 'records', 'teachers', 'store', 'collect', 'curate', 'evaluate', 'cli']
     program = ('import sys, cotkit\n' + ''.join(f'import cotkit.{m}\n' for m in light)
                + 'print([m for m in ("torch", "transformers", "datasets", "openai", "seaborn", "pandas") if m in sys.modules])')
     out = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True, cwd=ROOT).stdout
