@@ -10,12 +10,13 @@ import pytest
 from cotkit.answers import Accuracy
 from cotkit.cli import main
 from cotkit.core import CotkitError, Rationale, read_jsonl
-from cotkit.evaluate import Evaluation, Prediction, compare_seeds, read_records, summarise
+from cotkit.evaluate import Evaluation, Prediction, compare_seeds, summarise
+from cotkit.records import read_records
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPERS = ROOT/'nbs'/'papers'
-NOTEBOOK = PAPERS/'distilling_step_by_step.ipynb'
-RECORDS = PAPERS/'records'/'distilling_step_by_step.jsonl'
+NOTEBOOK = PAPERS/'recorded_teacher.ipynb'
+RECORDS = PAPERS/'records'/'recorded_teacher.jsonl'
 SAMPLES = ROOT/'nbs'/'samples'
 DATA = Path(os.environ.get('COTKIT_DATA') or ROOT.parent/'shared'/'data')
 FOLDERS = {'svamp': DATA/'svamp', 'commonsense_qa': DATA/'cqa'}
