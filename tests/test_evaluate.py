@@ -1,11 +1,9 @@
-"Evaluation: formulas against brute force, pairing, seeds, run records"
+"Evaluation: formulas against brute force, pairing, seeds"
 import itertools
 import json
 import math
-import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -13,8 +11,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from cotkit.core import CotkitError, Problem
-from cotkit.evaluate import (Evaluation, Prediction, RunRecord, Stages, Summary, append_record, compare, compare_seeds, evaluate, git_commit, hardware,
-                             mcnemar, paired_interval, pass_at_k, read_output, read_records, score, summarise, t_point, versions)
+from cotkit.evaluate import (Evaluation, Prediction, Summary, compare, compare_seeds, contrast, evaluate, mcnemar, paired_interval, pass_at_k, read_output,
+                             score, select_checkpoint, summarise, t_point)
 from cotkit.formats import AnswerOnly, StepByStep, ZeroShotCoT
 
 APPLES = Problem('apples-1', 'Ann has 3 apples. She buys 4 bags with 2 apples each. How many apples does Ann have now?', '11')
@@ -228,6 +226,101 @@ def test_compare_seeds_of_twins_is_not_certainty():
     assert Summary.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
+def drawn(rng, rate, k=3, m=40): return [taken(rng.random(m) < rate, seed=seed) for seed in range(k)]
+
+
+def test_a_contrast_of_two_is_their_difference():
+    rng = np.random.default_rng(0)
+    first, second = drawn(rng, 0.7), drawn(rng, 0.4)
+    difference, same = compare_seeds(first, second), contrast([(1, first), (-1, second)], 'one - two')
+    assert (same.value, same.low, same.high, *same.seeds) == pytest.approx((difference.value, difference.low, difference.high, *difference.seeds))
+    assert same.name == 'one - two' and same.difference and same.n == 40
+
+
+def test_a_contrast_pairs_problems_whatever_their_order():
+    rng = np.random.default_rng(1)
+    first, second = drawn(rng, 0.7), drawn(rng, 0.4)
+    turned = [Evaluation(e.name, e.split, e.predictions[::-1], e.seed) for e in second]
+    assert contrast([(0.5, first), (0.5, turned)]) == contrast([(0.5, first), (0.5, second)])
+    with pytest.raises(CotkitError, match='different problems'): contrast([(1, first), (-1, [taken([1] * 40, ids=[f'q{i}' for i in range(40)])] * 3)])
+
+
+@pytest.mark.parametrize('weights', [(1, 1, -2), (0.5, 0.5, -1), (1, -0.5, -0.5)])
+def test_a_contrast_covers(weights):
+    "95 % intervals over new seeds and new problems: 300 draws with a known mean"
+    rng, rates, inside = np.random.default_rng(2), (0.8, 0.5, 0.3), 0
+    truth = sum(w * r for w, r in zip(weights, rates))
+    for _ in range(300):
+        found = contrast([(w, drawn(rng, r)) for w, r in zip(weights, rates)])
+        inside += found.low <= truth <= found.high
+    assert 0.90 <= inside / 300 <= 0.99
+
+
+def test_a_contrast_of_one_seed_rests_on_problems():
+    verdicts = np.array([1, 1, 0, 1, 0, 1, 1, 0, 1, 1])
+    found = contrast([(1, [taken(verdicts)]), (-0.5, [taken([1] * 10)])])
+    half = t_point(9) * (verdicts - 0.5).std(ddof=1) / math.sqrt(10)
+    assert (found.low, found.high) == pytest.approx((0.2 - half, 0.2 + half))
+
+
+def test_a_contrast_without_differences_is_not_certain():
+    twins = [taken([1, 0] * 20, seed=seed) for seed in range(3)]
+    found = contrast([(1, twins), (-1, twins)])
+    assert found.value == 0 and (found.low, found.high) == pytest.approx(paired_interval(0, 0, 40))
+    assert contrast([(2, twins), (-2, twins)]).high == pytest.approx(2 * found.high)
+
+
+def test_contrast_refuses():
+    for terms, match in (([], 'no evaluations'), ([(1, [])], 'no evaluations'), ([(1, [taken([1, 0])]), (1, [taken([1, 0])] * 2)], 'seeds'), ([(1, [taken([1])])], 'one answer')):
+        with pytest.raises(CotkitError, match=match): contrast(terms)
+
+
+# Which checkpoint
+
+def curve_of(**splits): return {100 * (i + 1): {split: taken([1] * right[i] + [0] * (10 - right[i])) for split, right in splits.items()} for i in range(len(next(iter(splits.values()))))}
+
+
+def test_the_best_validation_chooses_and_test_only_judges():
+    curve = curve_of(validation=(3, 8, 5), test=(2, 6, 9))
+    found = select_checkpoint(curve)
+    assert (found.step, found.validation, found.test, found.best_step, found.best) == (200, 0.8, 0.6, 300, 0.9)
+    assert found.regret == pytest.approx(0.3) and str(found) == 'step 200: 60.0 % on test, regret 30.0 points (best: step 300)'
+    assert select_checkpoint(curve, target=('validation',)).regret == 0
+
+
+def test_splits_count_the_same_whatever_their_size():
+    curve = {1: {'a': taken([1] * 9 + [0]), 'b': taken([0] * 2), 'test': taken([1, 0])}, 2: {'a': taken([1] * 5 + [0] * 5), 'b': taken([1, 0]), 'test': taken([1, 1])}}
+    assert select_checkpoint(curve, ['a']).step == 1 and select_checkpoint(curve, ['b']).step == 2
+    assert select_checkpoint(curve, ['a', 'b']).validation == 0.5, 'not 9 of 12'
+
+
+def test_the_earliest_of_equals_is_chosen_in_the_order_of_steps():
+    "Also where steps are keys of JSON, whose texts sort otherwise, and where thirds do not add up in floating point"
+    looked = {str(step): {f'v{i}': taken([1] * right + [0] * (3 - right)) for i, right in enumerate(rights)} | {'test': taken([1, 0])}
+              for step, rights in ((1000, (1, 1, 1)), (200, (2, 1, 0)), (90, (0, 0, 0)))}
+    found = select_checkpoint(looked, ['v0', 'v1', 'v2'])
+    assert found.step == 200 and found.best_step == 90
+
+
+def test_summaries_do_as_well():
+    curve = curve_of(validation=(3, 8, 5), test=(2, 6, 9))
+    rows = json.loads(json.dumps({step: {split: e.summary() for split, e in looked.items()} for step, looked in curve.items()}))
+    assert select_checkpoint(rows) == select_checkpoint(curve)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10)), min_size=1, max_size=8))
+def test_regret_is_what_a_search_finds(accuracies):
+    found = select_checkpoint(curve_of(validation=[a for a, _ in accuracies], test=[b for _, b in accuracies]))
+    chosen = min(range(len(accuracies)), key=lambda i: (-accuracies[i][0], i))
+    assert found.step == 100 * (chosen + 1) and found.regret == pytest.approx((max(b for _, b in accuracies) - accuracies[chosen][1]) / 10)
+
+
+def test_a_selection_refuses():
+    with pytest.raises(CotkitError, match='is empty'): select_checkpoint({})
+    with pytest.raises(CotkitError, match='is empty'): select_checkpoint(curve_of(validation=(1,), test=(1,)), by=())
+    with pytest.raises(CotkitError, match="step 100 has no split 'longer'"): select_checkpoint(curve_of(validation=(1,), test=(1,)), target=['longer'])
+
+
 def test_pass_at_k_against_enumeration():
     rng = np.random.default_rng(1)
     runs = [taken(rng.random(6) < 0.4, seed=s) for s in range(5)]
@@ -238,91 +331,10 @@ def test_pass_at_k_against_enumeration():
     with pytest.raises(CotkitError, match='from 1 to 5'): pass_at_k(runs, 6)
 
 
-# ---------------------------------------------------------------- records
-
-def test_record_survives_the_disk(tmp_path):
-    record = RunRecord({'size': 'tiny', 'path': tmp_path, 'nested': {'HF_TOKEN': 'hf_x', 'max_tokens': 5, 'password': 'x', 'key_env': 'OPENAI_API_KEY'}}, seed=3,
-                       data={'word_problems': 'abc'}, seconds={'train': 1.5}, results={'accuracy': 0.5, 'name': 'Zoë'})
-    again = RunRecord.load(record.save(tmp_path / 'runs' / 'run.json'))
-    assert again == record and os.listdir(tmp_path / 'runs') == ['run.json']
-    assert record.config['nested'] == {'HF_TOKEN': '[removed]', 'max_tokens': 5, 'password': '[removed]', 'key_env': 'OPENAI_API_KEY'}
-    assert record.versions['python'] == '.'.join(map(str, sys.version_info[:3])) and 'torch' in record.versions
-    assert record.hardware['cores'] >= 1 and record.hardware['processor']
-
-
-def test_record_refuses_what_json_cannot_hold(tmp_path):
-    with pytest.raises(CotkitError, match='cannot hold'): RunRecord({}, results={'model': object()}).save(tmp_path / 'run.json')
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_diverged_run_has_a_record_too(tmp_path):
-    record = RunRecord({'sizes': (1, 2)}, results={'loss': math.nan, 'losses': [1.0, -math.inf], 'steps': np.int64(3), 'rate': np.float32(0.5)})
-    again = RunRecord.load(record.save(tmp_path / 'run.json'))
-    assert again == record and again.results == {'loss': 'nan', 'losses': [1.0, '-inf'], 'steps': 3, 'rate': 0.5} and again.config == {'sizes': [1, 2]}
-
-
-@pytest.mark.parametrize('text, problem', [
-    ('{', 'not valid JSON'), ('[]', 'config'), ('{"seed": 1}', 'config'), ('{"config": {}, "schema": 2}', 'newer'), ('{"config": {}}', 'schema'),
-    ('{"config": {}, "schema": 1, "colour": "red"}', 'no run record has'), ('{"config": {}, "schema": 1, "seconds": 3}', 'seconds'), ('\udcff', 'not valid JSON')])
-def test_bad_records_are_explained(tmp_path, text, problem):
-    path = tmp_path / 'run.json'
-    path.write_bytes(text.encode('utf-8', 'surrogateescape'))
-    with pytest.raises(CotkitError, match=problem) as error: RunRecord.load(path)
-    assert str(path) in str(error.value)
-
-
-def test_missing_record(tmp_path):
-    with pytest.raises(CotkitError, match='no such run record'): RunRecord.load(tmp_path / 'run.json')
-
-
-def test_records_are_appended_by_many(tmp_path):
-    path = tmp_path / 'runs.jsonl'
-    one = RunRecord({'filler': 'x' * 20_000})
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda seed: append_record(path, RunRecord(one.config, seed=seed, versions={}, git={}, hardware={})), range(40)))
-    assert sorted(r.seed for r in read_records(path)) == list(range(40))
-
-
-def test_a_torn_line_is_named_and_spoils_nothing(tmp_path):
-    path = tmp_path / 'runs.jsonl'
-    append_record(path, RunRecord({}, seed=1))
-    with path.open('a') as f: f.write('{"config": {"half')
-    append_record(path, RunRecord({}, seed=2))
-    assert json.loads(path.read_text().splitlines()[-1])['seed'] == 2
-    with pytest.raises(CotkitError) as error: read_records(path)
-    assert error.value.line == 2
-
-
-def test_stages_add_up_and_count_failures():
-    stages = Stages()
-    with stages('train'): pass
-    before = stages.seconds['train']
-    with pytest.raises(KeyError):
-        with stages('train'): raise KeyError
-    assert stages.seconds['train'] > before and list(stages.seconds) == ['train']
-
-
-def test_commit_of_a_checkout(tmp_path):
-    assert git_commit(tmp_path) == {} or git_commit(tmp_path)['commit'] != ''
-    run = lambda *words: subprocess.run(['git', '-c', 'user.name=a', '-c', 'user.email=a@b', *words], cwd=tmp_path, check=True, capture_output=True)
-    run('init', '-q')
-    (tmp_path / 'file').write_text('one')
-    run('add', 'file')
-    run('commit', '-qm', 'first')
-    assert len(git_commit(tmp_path)['commit']) == 40 and not git_commit(tmp_path)['dirty']
-    (tmp_path / 'other').write_text('untracked')
-    assert not git_commit(tmp_path)['dirty']
-    (tmp_path / 'file').write_text('two')
-    assert git_commit(tmp_path)['dirty']
-
-
 def test_nothing_heavy_is_imported():
-    code = 'import sys, cotkit.evaluate, cotkit.curate as c; from cotkit.evaluate import RunRecord; RunRecord({}); print([m for m in ("torch", "transformers", "datasets", "openai", "pandas") if m in sys.modules])'
+    code = 'import sys, cotkit.evaluate, cotkit.curate as c; from cotkit.records import RunRecord; RunRecord({}); print([m for m in ("torch", "transformers", "datasets", "openai", "pandas") if m in sys.modules])'
     ran = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == '[]'
-
-
-def test_versions_and_hardware_are_json(): json.dumps([versions(), hardware()])
 
 
 def test_a_summary_is_enough_for_every_table():
