@@ -351,6 +351,11 @@ class Selection(Row):
     def __str__(self) -> str:
         return f'step {self.step}: {100 * self.test:.1f} % on {" + ".join(self.target)}, regret {100 * self.regret:.1f} points (best: step {self.best_step})'
 
+    def _repr_html_(self) -> str:
+        shares = {name: f'{100 * getattr(self, name):.1f} %' for name in ('validation', 'test', 'best')}
+        return _table([('chosen by', ' + '.join(self.by)), ('step', self.step), ('accuracy there', shares['validation']), (f'on {" + ".join(self.target)}', shares['test']),
+                       (f'best, at step {self.best_step}', shares['best']), ('regret', f'{100 * self.regret:.1f} points')])
+
 # %% ../nbs/41_evaluate.ipynb #987df1f1
 def _mean_accuracy(looked: Mapping[str, Evaluation | Mapping[str, Any]], splits: Sequence[str], step: int) -> Fraction:
     "Unweighted mean over splits, exact, so that ties are ties"

@@ -1,17 +1,17 @@
 "Collection against a server that throttles, stalls, truncates and resets"
-import asyncio, itertools, os, signal, subprocess, sys, textwrap, time
+import asyncio, itertools, json, os, re, signal, subprocess, sys, textwrap, time, warnings
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from cotkit.collect import Budget, Collected, Limits, RateControl, acollect, backoff_seconds, collect
-from cotkit.core import Completion, CotkitError, Problem, Request
+from cotkit.collect import BatchResults, Budget, Collected, Limits, RateControl, acollect, backoff_seconds, collect, read_batch, write_batch
+from cotkit.core import Completion, CotkitError, Problem, Request, read_jsonl, write_jsonl
 from cotkit.formats import AnswerOnly, ZeroShotCoT
 from cotkit.store import Store
 from cotkit.synthetic import word_problems
 from cotkit.teachers import OpenAITeacher, OracleTeacher, ReplayTeacher, TeacherError
-from loopback import Loopback, Raw, Reset, Stall, Status, Truncate
+from loopback import Loopback, Raw, Reset, Stall, Status, Truncate, reply
 
 KEY = 'sk-very-secret-4711'
 FORMAT = ZeroShotCoT()
@@ -120,6 +120,27 @@ def test_half_a_success_is_kept_and_the_rest_reported(tmp_path):
         assert run(server, problems(6), tmp_path/'a.db').failed and len(server.received) == 7
     with Store(tmp_path/'a.db') as store:
         assert len(store) == 5 and all('context too long' not in completion.text for _, completion in store)
+
+
+@pytest.mark.parametrize('n', [3, 60])
+def test_when_nothing_is_accepted_the_server_s_words_are_said(tmp_path, n):
+    "Few requests or many: what is wrong with all of them stands in the summary, not an empty success"
+    with Loopback(lambda n, body: Status(400, body={'error': {'message': 'temperature must be 1'}})) as server:
+        collected = run(server, problems(n), tmp_path/'a.db', in_flight=4)
+        assert collected.rationales == [] and len(server.received) == len(collected.failed) <= 30
+        assert f'all {len(collected.failed)} requests failed' in collected.stopped and 'HTTP 400' in collected.stopped and 'temperature must be 1' in repr(collected)
+    with Loopback(lambda n, body: Status(400) if n else None) as server:
+        assert run(server, problems(3), tmp_path/'b.db', in_flight=1).stopped == '', 'one of three was answered'
+
+
+def test_samples_without_chance_are_warned_of(tmp_path):
+    with Loopback() as server:
+        with pytest.warns(UserWarning, match='2 samples at temperature 0 are 2 times the same answer'): run(server, problems(1), tmp_path/'a.db', samples=2)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            run(server, problems(1), tmp_path/'a.db', samples=2, temperature=0.7)
+            run(server, problems(1), tmp_path/'a.db')
+            collect(problems(1), FORMAT, ReplayTeacher({'p0': ['1', '2']}), tmp_path/'a.db', samples=2, progress=False)
 
 
 def test_retries_end(tmp_path, monkeypatch):
@@ -337,3 +358,75 @@ def test_after_an_interrupt_the_same_process_collects_on(tmp_path):
     with Loopback(latency=0.05) as server:
         ran = subprocess.run([sys.executable, '-c', AGAIN, server.base_url, str(tmp_path/'a.db')], capture_output=True, text=True, timeout=60)
     assert ran.stdout.splitlines() == ['interrupted', '200 200'], ran.stderr
+
+
+# Batch jobs
+
+BATCH = OpenAITeacher('tiny', 'http://127.0.0.1:9/v1', extra={'top_p': 0.9})
+SETTINGS = {'samples': 2, 'temperature': 0.7, 'max_tokens': 64, 'top_logprobs': 2}
+
+
+def result(asked, **change):
+    "A line of results in the documented shape"
+    return {'id': 'batch_req_1', 'custom_id': asked['custom_id'], 'response': {'status_code': 200, 'request_id': 'req_1', 'body': reply(asked['body'])}, 'error': None, **change}
+
+
+def test_a_batch_job_gives_what_collecting_would(tmp_path):
+    "Same bodies, same rationales with logprobs, and nothing left to send; the ids are at most 64 letters, as vendors want"
+    files = write_batch(tmp_path/'requests.jsonl', problems(5), FORMAT, BATCH, tmp_path/'batch.db', **SETTINGS)
+    asked = list(read_jsonl(files[0]))
+    assert files == [tmp_path/'requests.jsonl'] and len({row['custom_id'] for row in asked}) == 10 == len(asked)
+    assert all(set(row) == {'custom_id', 'method', 'url', 'body'} and row['method'] == 'POST' and row['url'] == '/v1/chat/completions' and len(row['custom_id']) <= 64 for row in asked)
+    write_jsonl(tmp_path/'results.jsonl', map(result, asked[::-1]))
+    assert read_batch(tmp_path/'results.jsonl', problems(5), FORMAT, BATCH, tmp_path/'batch.db', **SETTINGS) == BatchResults(10, 0, 0)
+    assert read_batch(tmp_path/'results.jsonl', problems(5), FORMAT, BATCH, tmp_path/'batch.db', **SETTINGS) == BatchResults(0, 10, 0)
+    with Loopback() as server:
+        teacher = OpenAITeacher('tiny', server.base_url, extra={'top_p': 0.9})
+        live = collect(problems(5), FORMAT, teacher, tmp_path/'live.db', progress=False, **SETTINGS)
+        assert sorted(json.dumps(body, sort_keys=True) for _, _, body in server.received) == sorted(json.dumps(row['body'], sort_keys=True) for row in asked)
+        again = collect(problems(5), FORMAT, teacher, tmp_path/'batch.db', progress=False, **SETTINGS)
+        assert again.sent == 0 and again.rationales == live.rationales and again.rationales[0].logprobs
+    assert write_batch(tmp_path/'more.jsonl', problems(5), FORMAT, BATCH, tmp_path/'batch.db', **SETTINGS) == [] and not (tmp_path/'more.jsonl').exists()
+
+
+def test_large_jobs_are_several_files(tmp_path, monkeypatch):
+    files = write_batch(tmp_path/'r.jsonl', problems(7), FORMAT, BATCH, tmp_path/'a.db', per_file=3)
+    assert [f.name for f in files] == ['r.jsonl', 'r-2.jsonl', 'r-3.jsonl'] and [len(f.read_text().splitlines()) for f in files] == [3, 3, 1]
+    line = len(files[0].read_bytes()) // 3
+    monkeypatch.setattr('cotkit.collect._BATCH_BYTES', 2 * line + 5)
+    by_size = write_batch(tmp_path/'s.jsonl', problems(7), FORMAT, BATCH, tmp_path/'a.db')
+    assert all(f.stat().st_size <= 2 * line + 5 for f in by_size) and sum(len(f.read_text().splitlines()) for f in by_size) == 7
+
+
+BROKEN = {
+    'expired': ({'response': None, 'error': {'code': 'batch_expired', 'message': 'too late'}}, 'too late'),
+    'only a code': ({'response': None, 'error': {'code': 'batch_cancelled', 'message': None}}, 'batch_cancelled'),
+    'refused': ({'response': {'status_code': 400, 'request_id': 'r', 'body': {'error': {'message': 'prompt too long'}}}}, 'HTTP 400.*prompt too long'),
+    'server error': ({'response': {'status_code': 500, 'request_id': 'r', 'body': 'oops'}}, 'HTTP 500.*oops'),
+    'no completion': ({'response': {'status_code': 200, 'request_id': 'r', 'body': {'choices': []}}}, 'no chat completion'),
+    'nothing': ({'response': None, 'error': None}, 'no reason given'),
+    'another shape': ({'response': 'yes', 'error': [1]}, 'no reason given'),
+}
+
+
+@pytest.mark.parametrize('case', BROKEN)
+def test_what_a_batch_job_did_not_answer_is_no_rationale(tmp_path, case):
+    "It is reported with its reason and stands in the next file of requests"
+    change, reason = BROKEN[case]
+    first, second = read_jsonl(write_batch(tmp_path/'r.jsonl', problems(2), FORMAT, BATCH, tmp_path/'a.db')[0])
+    write_jsonl(tmp_path/'out.jsonl', [result(first, **change), result(second)])
+    results = read_batch([tmp_path/'out.jsonl'], problems(2), FORMAT, BATCH, tmp_path/'a.db')
+    (key, said), = results.failed
+    assert (results.kept, key) == (1, first['custom_id'])
+    assert re.search(reason, said), said
+    assert [row['custom_id'] for row in read_jsonl(write_batch(tmp_path/'r.jsonl', problems(2), FORMAT, BATCH, tmp_path/'a.db')[0])] == [first['custom_id']]
+
+
+def test_results_of_another_job(tmp_path):
+    "With other settings nothing fits and that is said; among our own, foreign lines are counted"
+    asked = list(read_jsonl(write_batch(tmp_path/'r.jsonl', problems(2), FORMAT, BATCH, tmp_path/'a.db')[0]))
+    write_jsonl(tmp_path/'out.jsonl', [*map(result, asked), {**result(asked[0]), 'custom_id': 'request-1'}])
+    assert read_batch(tmp_path/'out.jsonl', problems(2), FORMAT, BATCH, tmp_path/'a.db') == BatchResults(2, 0, 1)
+    with pytest.raises(CotkitError, match='none of the 3 results'): read_batch(tmp_path/'out.jsonl', problems(2), FORMAT, BATCH, tmp_path/'b.db', temperature=0.5)
+    (tmp_path/'bad.jsonl').write_text('{"custom_id": "a"}\n{"id": "b"}\n')
+    with pytest.raises(CotkitError, match=r'bad\.jsonl:2: .*custom_id'): read_batch(tmp_path/'bad.jsonl', problems(2), FORMAT, BATCH, tmp_path/'b.db')

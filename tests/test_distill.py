@@ -54,8 +54,8 @@ UNEVEN = [Example('explain: ' + 'a b c ' * i, 'x y ' * (1 + 3 * i), 'rationale')
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
-@pytest.mark.parametrize('batch_size, accumulation', [(9, 1), (2, 5), (1, 9), (4, 3)])
-def test_gradients_equal_one_example_at_a_time(arch, batch_size, accumulation, tmp_path):
+@pytest.mark.parametrize('batch_size, accumulation, by_task', [(9, 1, False), (2, 5, False), (1, 9, False), (4, 3, False), (9, 1, True), (4, 3, True)])
+def test_gradients_equal_one_example_at_a_time(arch, batch_size, accumulation, by_task, tmp_path):
     student = make_student(arch)
     naive_loss(student, UNEVEN, student.format.task_weights).backward()
     expected = gradients(student.model)
@@ -63,7 +63,7 @@ def test_gradients_equal_one_example_at_a_time(arch, batch_size, accumulation, t
     rows, seen = encode(UNEVEN, student.tokenizer, arch), FirstGradient()
     args = training_arguments(tmp_path, max_steps=1, batch_size=batch_size, gradient_accumulation_steps=accumulation,
                               max_grad_norm=0.0, save_strategy='no', disable_tqdm=True, use_cpu=True)
-    trainer = DistillTrainer(student, args, rows, callbacks=[seen])
+    trainer = DistillTrainer(student, args, rows, callbacks=[seen], by_task=by_task)
     trainer.train()
     assert (seen.gradient - expected).norm() <= 1e-5 * expected.norm()
     student = make_student(arch)
@@ -202,6 +202,78 @@ def test_early_stopping(tmp_path):
     run(tmp_path/'run', max_steps=40, learning_rate=0.0, save_steps=4, eval_steps=4, load_best_model_at_end=True, metric_for_best_model='eval_loss',
         greater_is_better=False, callbacks=[EarlyStoppingCallback(2)])
     assert read_history(tmp_path/'run')[-1]['step'] == 12
+
+
+# a shared prefix
+
+AFTER = StepByStep(alpha=0.3, marker='after')
+MANY = [e for p, g in zip(PROBLEMS[:5], GOLD) for e in AFTER.examples(p, [g, *(Rationale(p.id, f'{g.text[:40]} {i}. The answer is 1.') for i in range(len(p.steps)))])]
+
+
+def shared_student(kind, seed=3):
+    "With opinions of its own: an untrained one hardly looks back"
+    student = make_student('causal', AFTER, seed)
+    if kind == 'gpt2':
+        from transformers import GPT2Config, GPT2LMHeadModel
+        torch.manual_seed(seed)
+        student.model = GPT2LMHeadModel(GPT2Config(vocab_size=len(student.tokenizer), n_positions=128, n_embd=16, n_layer=2, n_head=2, initializer_range=0.3,
+                                                   attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, bos_token_id=None, eos_token_id=student.tokenizer.eos_token_id))
+    else: student.model.set_attn_implementation(kind)
+    return student
+
+
+@pytest.mark.parametrize('kind', ['eager', 'sdpa', 'gpt2'])
+@pytest.mark.parametrize('batch_size, accumulation', [(5, 1), (2, 3), (1, 5)])
+def test_a_shared_prefix_gives_the_gradients_of_separate_rows(kind, batch_size, accumulation, tmp_path):
+    student = shared_student(kind)
+    expected_loss = naive_loss(student, MANY, AFTER.task_weights)
+    expected_loss.backward()
+    expected = gradients(student.model)
+    student.model.zero_grad(set_to_none=True)
+    rows, seen = encode(MANY, student.tokenizer, 'causal', share_prefix=True), FirstGradient()
+    assert len(rows) == 5 and len({row['length'] for row in rows}) > 1 and len(MANY) > 15
+    args = training_arguments(tmp_path, max_steps=1, batch_size=batch_size, gradient_accumulation_steps=accumulation,
+                              max_grad_norm=0.0, save_strategy='no', disable_tqdm=True, use_cpu=True)
+    trainer = DistillTrainer(student, args, rows, callbacks=[seen])
+    trainer.train()
+    assert (seen.gradient - expected).norm() <= 1e-5 * expected.norm()
+    assert trainer.state.log_history[0]['loss'] == pytest.approx(expected_loss.item(), rel=1e-5)
+
+
+def test_a_model_that_cannot_share_is_refused(tmp_path):
+    from transformers import BloomConfig, BloomForCausalLM
+    args, student = training_arguments(tmp_path, disable_tqdm=True, use_cpu=True), shared_student('eager')
+    rows = encode(MANY, student.tokenizer, 'causal', share_prefix=True)
+    student.model.config.sliding_window = 8
+    with pytest.raises(CotkitError, match='looks back 8 tokens'): DistillTrainer(student, args, rows)
+    del student.model.config.sliding_window
+    without_mask = lambda module, args, kwargs: (args, kwargs | {'attention_mask': None})
+    with student.model.model.register_forward_pre_hook(without_mask, with_kwargs=True), pytest.raises(CotkitError, match='does not follow the mask'):
+        DistillTrainer(student, args, rows)
+    student.model = BloomForCausalLM(BloomConfig(vocab_size=len(student.tokenizer), hidden_size=16, n_layer=1, n_head=2))
+    with pytest.raises(CotkitError, match='no position numbers'): DistillTrainer(student, args, rows)
+    with pytest.raises(CotkitError, match='share_prefix'): run(tmp_path/'t5', 'seq2seq', share_prefix=True)
+
+
+def test_the_context_is_counted_by_example_not_by_row(tmp_path):
+    student = make_student(format=AFTER)
+    longest = max(encode([e for p, g in zip(PROBLEMS, GOLD) for e in AFTER.examples(p, [g])], student.tokenizer, 'causal')['length'])
+    student.model.config.max_position_embeddings = longest
+    run(tmp_path/'run', student=student, validation=(), max_steps=1, save_steps=1, share_prefix=True)
+    student.model.config.max_position_embeddings = longest - 1
+    with pytest.raises(CotkitError, match=f'has {longest} tokens'): run(tmp_path/'other', student=student, validation=(), share_prefix=True)
+
+
+def test_a_run_with_a_shared_prefix_resumes_exactly(tmp_path):
+    def student(): return make_student(format=AFTER)
+    settings = dict(gradient_accumulation_steps=2, share_prefix=True)
+    whole = run(tmp_path/'whole', student=student(), **settings)
+    with pytest.raises(KeyboardInterrupt): run(tmp_path/'cut', student=student(), callbacks=[Stop(9)], **settings)
+    with pytest.raises(CotkitError, match='training rows'): run(tmp_path/'cut', student=student(), resume=True, gradient_accumulation_steps=2)
+    resumed = run(tmp_path/'cut', student=student(), resume=True, **settings)
+    assert read_history(tmp_path/'cut') == read_history(tmp_path/'whole')
+    assert {'label_loss', 'rationale_loss', 'eval_label_exact'} <= read_history(tmp_path/'cut')[-1].keys()
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters()): assert torch.equal(a, b)
 
 
 # what is refused

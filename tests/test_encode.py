@@ -8,7 +8,7 @@ from datasets import Dataset
 from hypothesis import given, settings, strategies as st
 
 from cotkit.core import CotkitError, Example
-from cotkit.encode import IGNORED, Collator, MixedLengthSampler, encode
+from cotkit.encode import IGNORED, Collator, MixedLengthSampler, branch_mask, encode, task_names
 from cotkit.models import train_tokenizer
 
 TEXT = 'Ann has 3 apples. She buys 4 bags with 2 apples each. The answer is 11. predict: explain:'
@@ -124,3 +124,71 @@ def test_tasks_share_batches():
     table = Dataset.from_dict({'length': [10] * 400 + [100] * 400, 'task': [0] * 400 + [1] * 400})
     tasks = np.array(table['task'][:])[list(MixedLengthSampler(table, 8))].reshape(-1, 8)
     assert (tasks.mean(1) > 0).mean() > 0.95 and (tasks.mean(1) < 1).mean() > 0.95
+
+
+# Shared rows
+
+PREFIXED = ['Ann has 3 apples.', 'Ann has 3 apples. She buys 4 bags', 'Ann has 4', 'explain:']
+alike = st.lists(st.builds(lambda a, b, t, task, p: Example(f'{a} {b}', t, task, p), st.sampled_from(PREFIXED), words, words,
+                           st.sampled_from(['label', 'rationale']), st.sampled_from(['p1', 'p2'])), min_size=1, max_size=8)
+
+
+@settings(max_examples=100, deadline=None)
+@given(alike)
+def test_shared_rows_are_the_same_examples(given_examples):
+    "Each branch, with the prefix before it, is the row that it would have had alone; a branch never begins with a marked token"
+    tokenizer = TOKENIZERS['causal']
+    alone, shared = encode(given_examples, tokenizer, 'causal'), encode(given_examples, tokenizer, 'causal', share_prefix=True)
+    assert sorted(i for row in shared for i in row['example']) == list(range(len(given_examples)))
+    assert sum(shared['length']) <= sum(alone['length']) and task_names(shared) == task_names(alone)
+    for row in shared:
+        assert len({given_examples[i].problem_id for i in row['example']}) == 1 and row['length'] == len(row['input_ids']) == len(row['labels'])
+        ends, prefix = [*row['branch'][1:], row['length']], row['branch'][0]
+        for i, begin, end, task in zip(row['example'], row['branch'], ends, row['task'], strict=True):
+            assert row['input_ids'][:prefix] + row['input_ids'][begin:end] == alone[i]['input_ids']
+            assert row['labels'][:prefix] + row['labels'][begin:end] == alone[i]['labels']
+            assert row['labels'][begin] == IGNORED and task == alone[i]['task']
+            assert len(row['example']) == 1 or 2 * prefix >= alone[i]['labels'].count(IGNORED)
+
+
+@settings(max_examples=40, deadline=None)
+@given(alike, st.sampled_from([1, 8]))
+def test_a_batch_of_shared_rows_token_by_token(given_examples, multiple):
+    tokenizer = TOKENIZERS['causal']
+    rows = list(encode(given_examples, tokenizer, 'causal', share_prefix=True))
+    batch = Collator(tokenizer, 'causal', multiple)(rows)
+    mask = branch_mask(batch['branch'])
+    size = batch['input_ids'].shape[1]
+    assert mask.shape == (len(rows), 1, size, size) and mask.any(-1).all() and all(batch[name].shape == batch['input_ids'].shape for name in ('branch', 'task', 'position_ids'))
+    for i, row in enumerate(rows):
+        begins = [*row['branch'], row['length']]
+        of = [0] * begins[0] + [k + 1 for k in range(len(row['branch'])) for _ in range(begins[k], begins[k + 1])]
+        for a in range(row['length']):
+            seen = [b for b in range(a + 1) if of[b] in (0, of[a])]
+            assert mask[i, 0, a].nonzero().flatten().tolist() == seen
+            assert batch['position_ids'][i, a] == len(seen) - 1
+            if of[a]: assert batch['task'][i, a] == row['task'][of[a] - 1]
+
+
+def test_what_shares_little_and_what_grows_too_long_stays_apart():
+    question = 'Ann has 3 apples. She buys 4 bags with 2 apples each.'
+    many = [Example(question, f'{i} apples', 'rationale', 'p') for i in range(6)]
+    tokenizer = TOKENIZERS['causal']
+    assert len(encode(many, tokenizer, 'causal', share_prefix=True)) == 1
+    assert len(encode([many[0], Example('Ann has 4 pears and no apples, and Ben is away', '4', 'label', 'p')], tokenizer, 'causal', share_prefix=True)) == 2
+    assert len(encode([many[0], Example(question, '1', 'label', 'q')], tokenizer, 'causal', share_prefix=True)) == 2
+    longest = max(encode(many, tokenizer, 'causal')['length']) + 10
+    rows = encode(many, tokenizer, 'causal', share_prefix=True, max_input=longest - 8, max_target=8)
+    assert 1 < len(rows) < 6 and max(rows['length']) <= longest
+
+
+def test_an_encoder_decoder_does_not_share():
+    with pytest.raises(CotkitError, match='share_prefix'): encode([Example('a', 'b')], TOKENIZERS['seq2seq'], 'seq2seq', share_prefix=True)
+
+
+def test_the_sampler_goes_by_the_length_of_the_whole_row():
+    rows = encode([Example('a b c d ' * 4 + str(i % 2), '1 ' * (i % 7 + 1) + '1', 'label', f'p{i // 2}') for i in range(120)], TOKENIZERS['causal'], 'causal', share_prefix=True)
+    sampler = MixedLengthSampler(rows, 4)
+    assert sampler.lengths.tolist() == [len(row['input_ids']) for row in rows] and sorted(sampler) == list(range(len(rows)))
+    lengths = sampler.lengths[list(sampler)[:len(rows) // 4 * 4]].reshape(-1, 4)
+    assert np.ptp(lengths, axis=1).mean() < np.ptp(sampler.lengths) / 2

@@ -285,6 +285,7 @@ def test_the_best_validation_chooses_and_test_only_judges():
     found = select_checkpoint(curve)
     assert (found.step, found.validation, found.test, found.best_step, found.best) == (200, 0.8, 0.6, 300, 0.9)
     assert found.regret == pytest.approx(0.3) and str(found) == 'step 200: 60.0 % on test, regret 30.0 points (best: step 300)'
+    assert '30.0 points' in found._repr_html_() and 'best, at step 300' in found._repr_html_()
     assert select_checkpoint(curve, target=('validation',)).regret == 0
 
 

@@ -62,7 +62,7 @@ def copy(tmp_path_factory):
 def test_every_stage_is_there():
     have = {module_of(p) for p in NUMBERED}
     need = {'core', 'answers', 'tasks', 'synthetic', 'formats', 'records', 'teachers', 'store', 'collect', 'curate', 'models', 'encode',
-            'align', 'distill', 'specialize', 'generate', 'evaluate', 'report', 'demo', 'cli'}
+            'align', 'distill', 'match', 'specialize', 'generate', 'evaluate', 'on_policy', 'report', 'demo', 'publish', 'cli'}
     assert not need - have
 
 

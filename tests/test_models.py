@@ -1,7 +1,7 @@
 """Models: tokenizers, building, counting, loading and saving"""
 from __future__ import annotations
 
-import json, os, random, subprocess, sys
+import json, os, random, shutil, subprocess, sys
 
 import pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -234,6 +234,34 @@ def test_saving_replaces_a_student_and_nothing_else(tmp_path):
     assert os.listdir(precious) == ['cat.png'] and sorted(os.listdir(tmp_path)) == ['photos', 'student']
 
 
+def test_save_says_where_in_full(tmp_path, monkeypatch):
+    "The path stays right when the working directory changes; further files come along and an old one goes"
+    monkeypatch.chdir(tmp_path)
+    student = Student(build_model('nano', TOKENIZERS['causal']), TOKENIZERS['causal'], ZeroShotCoT(), base='some/base')
+    path = student.save('student', {'README.md': 'Ω\n'})
+    assert path == tmp_path/'student' and path.is_absolute()
+    assert (path/'README.md').read_text(encoding='utf-8') == 'Ω\n' and Student.load('student').base == 'some/base'
+    student.save('student')
+    assert not (path/'README.md').exists()
+
+
+def test_origin_is_remembered_without_its_place(tmp_path, gpt2_folder):
+    taught = make_student(gpt2_folder, ZeroShotCoT())
+    assert taught.base == './gpt2' and Student.load(taught.save(tmp_path/'student')).base == './gpt2'
+    about = json.loads((tmp_path/'student'/'cotkit.json').read_text())
+    assert str(tmp_path) not in json.dumps(about)
+    del about['base']
+    write(tmp_path/'student'/'cotkit.json', json.dumps(about))
+    assert Student.load(tmp_path/'student').base == '', 'a student saved before there was a base'
+
+
+def test_a_shape_is_as_good_as_a_name():
+    student = make_student(Size(2, 16, 2), ZeroShotCoT(), TEXTS, arch='seq2seq', seed=3)
+    assert (student.arch, student.model.config.d_model, student.base) == ('seq2seq', 16, '')
+    same = make_student(SIZES['nano'], ZeroShotCoT(), TEXTS)
+    assert all(torch.equal(a, b) for a, b in zip(same.model.parameters(), make_student('nano', ZeroShotCoT(), TEXTS).model.parameters()))
+
+
 def test_failed_save_leaves_the_old_student(tmp_path):
     student = Student(build_model('nano', TOKENIZERS['causal']), TOKENIZERS['causal'], ZeroShotCoT())
     student.save(tmp_path/'student')
@@ -297,6 +325,18 @@ def test_t5_with_sentencepiece(t5_folder):
     assert tokenizer.decode(ids, skip_special_tokens=True) == QUESTION
     import sentencepiece
     assert ids[:-1] == sentencepiece.SentencePieceProcessor(model_file=str(t5_folder.parent/'spiece.model')).encode(QUESTION)
+
+
+def test_raw_sentencepiece_needs_protobuf_and_says_so(t5_folder, tmp_path):
+    "A folder with nothing but spiece.model, as google/t5-v1_1-base is: read like its converted copy, or refused with the right remedy"
+    shutil.copytree(t5_folder, tmp_path/'raw', ignore=shutil.ignore_patterns('tokenizer*'))
+    shutil.copy(t5_folder.parent/'spiece.model', tmp_path/'raw')
+    (tmp_path/'raw'/'tokenizer_config.json').write_text(json.dumps({'tokenizer_class': 'T5Tokenizer', 'extra_ids': 0}))
+    try: import google.protobuf  # noqa: F401
+    except ImportError:
+        with pytest.raises(CotkitError, match=r'SentencePiece model, and reading one needs protobuf.*cotkit\[sentencepiece\]') as error: load_model(tmp_path/'raw')
+        assert 'tiktoken' not in str(error.value)
+    else: assert load_model(tmp_path/'raw')[1](QUESTION).input_ids == load_model(t5_folder)[1](QUESTION).input_ids
 
 
 def test_own_tokenizer_habits_are_kept(gpt2_folder):

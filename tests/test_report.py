@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from cotkit.answers import Accuracy
 from cotkit.core import CotkitError, Problem, Rationale
 from cotkit.curate import curate
-from cotkit.evaluate import Evaluation, Prediction, RunRecord, compare
+from cotkit.evaluate import Evaluation, Prediction, Summary, compare
+from cotkit.records import RunRecord
 from cotkit.formats import ZeroShotCoT
-from cotkit.report import (accuracy_figure, accuracy_table, comparison_table, comparisons, curation_figure, curve_figure, difference_figure, estimates, html_report, model_card)
+from cotkit.report import (accuracy_figure, accuracy_table, comparison_table, comparisons, curation_figure, curve_figure, difference_figure, estimates, html_report, model_card, tradeoff_figure)
 
 CHROMIUM, DRIVER = Path('/usr/bin/chromium'), Path('/usr/bin/chromedriver')
 FLAGS = '--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync --window-size=1200,900'.split()
@@ -102,6 +104,35 @@ def test_difference_figure(material):
     figure = difference_figure(comparisons(evaluations))
     assert 'careful − hasty, test' in drawn(figure) and list(figure.axes[0].containers[0][0].get_xdata()) == [pytest.approx(40)]
     with pytest.raises(CotkitError, match='no comparisons'): difference_figure([])
+
+
+def test_tradeoff_figure_is_a_path_with_intervals_both_ways():
+    "Points in the order of the steps, Wilson's intervals on both axes, an arrow at the end, few numbers, one where paths meet"
+    start = (0, Accuracy(180, 200), Accuracy(4, 200))
+    mixed = Summary('m', 'test', 0.5, 0.4, 0.7, 200, (0.4, 0.6))
+    figure = tradeoff_figure({'task only': [(400, Accuracy(60, 200), Accuracy(150, 200)), start, (200, Accuracy(100, 200), Accuracy(90, 200))],
+                              'mixture': [start, (400, Accuracy(170, 200), mixed)]}, title='Costs')
+    first, second = figure.axes[0].containers
+    assert list(first[0].get_xdata()) == pytest.approx([90, 50, 30]) and list(first[0].get_ydata()) == pytest.approx([2, 45, 75])
+    across, up = first[2]
+    assert sorted(across.get_segments()[0][:, 0]) == pytest.approx([100 * start[1].low, 100 * start[1].high])
+    assert sorted(up.get_segments()[0][:, 1]) == pytest.approx([100 * start[2].low, 100 * start[2].high])
+    assert sorted(second[2][1].get_segments()[1][:, 1]) == pytest.approx([40, 70])
+    arrows = [t for t in figure.axes[0].texts if t.arrow_patch]
+    assert [t.xy for t in arrows] == [pytest.approx((30, 75)), pytest.approx((85, 50))]
+    assert [t.get_text() for t in figure.axes[0].texts if t.get_text()] == ['0', '200', '400', '400']
+    assert {'task only', 'mixture', 'generic ability (%)', 'accuracy on the task (%)', 'Costs'} <= set(drawn(figure))
+    assert first[0].get_color() != second[0].get_color() and first[0].get_marker() != second[0].get_marker()
+    for none in ({}, {'task only': []}):
+        with pytest.raises(CotkitError, match='no checkpoints'): tradeoff_figure(none)
+
+
+def test_a_long_legend_stays_inside():
+    paths = {f'{name} and a mixture of four formats': [(0, Accuracy(1, 2), Accuracy(1, 2))] for name in ('raw start', 'tuned start', 'third')}
+    figure = tradeoff_figure(paths)
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
 
 
 def test_a_notebook_shows_a_figure(material):

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings, strategies as st
 from transformers import TrainerCallback
 
-from cotkit.align import score, soft_targets
 from cotkit.core import CotkitError, Problem, Rationale, TokenLogprob
 from cotkit.distill import DistillTrainer, distill, read_history, student_logits, training_arguments
 from cotkit.encode import IGNORED, Collator, encode
 from cotkit.formats import (FORMATS, AnswerOnly, FewShotAnswerOnly, FewShotCoT, Mixture, StepByStep, ZeroShotCoT, check_never_shown, demonstrations,
                             format_from_dict, gold_rationale)
+from cotkit.match import score, soft_targets
 from cotkit.models import Size, Student, build_model, train_tokenizer
-from cotkit.specialize import MatchTrainer, read_matching, specialize
+from cotkit.specialize import MatchTrainer, read_matching, specialize, teacher_targets
 from cotkit.synthetic import word_problems
 
 torch.set_num_threads(1)
@@ -123,6 +123,46 @@ def test_a_weight_of_0_is_plain_distillation(arch, tmp_path):
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
+@pytest.mark.parametrize('divergence, weight', [('forward', 1.0), ('reverse', 0.4)])
+def test_the_whole_vocabulary_between_equal_tokenizers(arch, divergence, weight, tmp_path):
+    "Loss and gradients are those of one example at a time, and what a bare answer costs is cross-entropy"
+    student, teacher = make_student(arch), make_student(arch, seed=5)
+    with torch.no_grad(): teacher.model.get_output_embeddings().weight.mul_(20)
+    examples = [e for p, g in zip(PROBLEMS[:6], GOLD) for e in student.format.examples(p, [g])]
+    rows = encode(examples, student.tokenizer, arch)
+    targets = teacher_targets(student, examples, (), (teacher.model, teacher.tokenizer, arch), top=None)
+    assert targets.has_target.sum() == sum(len([l for l in row['labels'] if l != IGNORED]) for row in rows if examples[row['example']].task == 'rationale')
+    precise, names, sums, counts = copy.deepcopy(student.model).double(), rows.features['task'].names, Counter(), Counter()
+    judge = copy.deepcopy(teacher.model).double().eval()
+    for row in rows:
+        logits, labels = student_logits(precise, Collator(student.tokenizer, arch)([row]), arch)
+        with torch.no_grad(): theirs, _ = student_logits(judge, Collator(student.tokenizer, arch)([row]), arch)
+        p, q = theirs.softmax(-1)[labels != IGNORED], logits.softmax(-1)[labels != IGNORED]
+        loss = -q.gather(1, labels[labels != IGNORED][:, None]).log().sum()
+        if names[row['task']] == 'rationale':
+            apart = (p*(p/q).log()).sum() if divergence == 'forward' else (q*(q/p).log()).sum()
+            loss = (1 - weight)*loss + weight*apart
+        sums[row['task']], counts[row['task']] = sums[row['task']] + loss, counts[row['task']] + len(q)
+    expected = sum(student.format.task_weights[names[t]]*sums[t]/counts[t] for t in counts)
+    expected.backward()
+    seen = FirstGradient()
+    trainer = MatchTrainer(student, quick(tmp_path, batch_size=5, gradient_accumulation_steps=3), rows, targets, callbacks=[seen], match_weight=weight,
+                           divergence=divergence, whole=teacher.model)
+    trainer.train()
+    assert (seen.gradient - gradients(precise)).norm() <= 1e-5*seen.gradient.norm()
+    assert trainer.state.log_history[0]['loss'] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_whole_vocabulary_is_refused_between_others(tmp_path):
+    for teacher in (make_teacher(), make_teacher('seq2seq'), None):
+        with pytest.raises(CotkitError) as e: specialize(make_student(), PROBLEMS, [stored(r) for r in GOLD], teacher=teacher, top=None, output_dir=tmp_path, **STEPS)
+        assert e.value.field == 'top'
+    same = make_student(seed=5)
+    specialize(make_student(), PROBLEMS, GOLD, teacher=(same.model, same.tokenizer, 'causal'), top=None, output_dir=tmp_path, **STEPS)
+    assert all(math.isfinite(row['loss']) for row in read_history(tmp_path))
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES)
 def test_the_loss_falls_on_one_batch(arch, tmp_path):
     student = make_student(arch)
     rows, targets = data(student, make_teacher(), n=4)
@@ -151,7 +191,7 @@ def test_specialize_with_a_live_teacher_of_other_tokens(arch, tmp_path):
     student = specialize(make_student(arch, mixture), PROBLEMS, GOLD, VALIDATION, teacher=make_teacher(), never=TEST, output_dir=tmp_path, **STEPS)
     history, matching = read_history(tmp_path), read_matching(tmp_path)
     assert len(history) == 5 and all(math.isfinite(row['loss']) for row in history) and 'eval_rationale_loss' in history[1]
-    assert 0.05 < matching['coverage'] < 0.95 and matching['divergence'] == 'forward'
+    assert 0.05 < matching['coverage'] < 0.95 and all(row['coverage'] < 1 for row in history)
     saved = Student.load(tmp_path/'student')
     assert saved.format == mixture == student.format
     assert all(torch.equal(a, b) for a, b in zip(student.model.parameters(), saved.model.parameters()))
@@ -166,8 +206,9 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_and_another_match_is_refused
     def run(folder, **named): return specialize(make_student(), PROBLEMS, GOLD, VALIDATION, teacher=make_teacher(), output_dir=tmp_path/folder, **STEPS | named)
     whole = run('whole')
     with pytest.raises(KeyboardInterrupt): run('broken', callbacks=[BreakOff()])
-    for other in (dict(match_weight=0.5), dict(divergence='reverse'), dict(top=2)):
-        with pytest.raises(CotkitError, match='matching.json'): run('broken', resume=True, **other)
+    for other, field in ((dict(match_weight=0.5), 'match_weight'), (dict(divergence='reverse'), 'divergence'), (dict(top=2), 'soft targets')):
+        with pytest.raises(CotkitError) as e: run('broken', resume=True, **other)
+        assert e.value.field == field
     with pytest.raises(CotkitError, match='resume=True'): run('broken')
     resumed = run('broken', resume=True)
     assert read_history(tmp_path/'whole') == read_history(tmp_path/'broken')
@@ -188,7 +229,9 @@ def test_specialize_from_stored_logprobs(tmp_path):
     specialize(make_student(), PROBLEMS, GOLD, match_weight=0, output_dir=tmp_path/'plain', **STEPS)
     distill(make_student(), PROBLEMS, GOLD, output_dir=tmp_path/'distilled', **STEPS)
     assert read_matching(tmp_path/'plain')['coverage'] == 0
-    assert read_history(tmp_path/'plain') == read_history(tmp_path/'distilled') != read_history(tmp_path/'doubts')
+    plain = [{k: v for k, v in row.items() if k != 'coverage'} for row in read_history(tmp_path/'plain')]
+    assert plain == read_history(tmp_path/'distilled') != read_history(tmp_path/'doubts')
+    with pytest.raises(CotkitError, match='no matching'): read_matching(tmp_path/'distilled')
 
 
 def test_bare_answers_are_never_matched(tmp_path):
@@ -202,7 +245,7 @@ def test_test_items_have_no_way_in(tmp_path):
     student = make_student(format=Mixture((FewShotCoT(demonstrations(TEST)),)))
     for named in (dict(never=TEST[3:4]), dict(validation=TEST[3:4])):
         with pytest.raises(CotkitError, match='demonstration'): specialize(student, PROBLEMS, GOLD, teacher=make_teacher(), output_dir=tmp_path, **STEPS | named)
-    with pytest.raises(CotkitError, match='matching.json'): read_matching(tmp_path)
+    with pytest.raises(CotkitError, match='history.jsonl'): read_matching(tmp_path)
 
 
 # Mixtures

@@ -327,3 +327,36 @@ def test_an_empty_field_is_named_as_its_owner_calls_it(tmp_path, row):
     path.write_text('{"ask": "2 + 2?", "result": "4"}\n' + json.dumps(row) + '\n')
     with pytest.raises(CotkitError, match=r'own\.jsonl:2: field "(ask|result)": is empty'):
         Task.from_jsonl(path, question='ask', answer='result')
+
+
+def one_file(path, n):
+    path.write_text(''.join(json.dumps({'id': f'row {i}', 'question': f'1 + {i}?', 'answer': i + 1}) + '\n' for i in range(n)))
+    return path
+
+
+def test_one_file_gives_a_test_split_that_stays_as_it_is(tmp_path):
+    "Membership follows from id and seed: rows added, or in another order, change no earlier row; train, validation and test are apart"
+    task = Task.from_jsonl(one_file(tmp_path/'mine.jsonl', 400), test=0.2)
+    ids = {split: {p.id for p in task[split]} for split in task.splits}
+    assert list(ids) == ['train', 'validation', 'test'] and sum(map(len, ids.values())) == len(set.union(*ids.values())) == 400
+    assert 55 <= len(ids['test']) <= 105
+    longer = {p.id for p in Task.from_jsonl(one_file(tmp_path/'mine.jsonl', 900), test=0.2)['test']}
+    assert {id for id in longer if int(id[4:]) < 400} == ids['test']
+    lines = (tmp_path/'mine.jsonl').read_text().splitlines(keepends=True)
+    (tmp_path/'mine.jsonl').write_text(''.join(lines[::-1]))
+    assert {p.id for p in Task.from_jsonl(tmp_path/'mine.jsonl', test=0.2)['test']} == longer
+    assert {p.id for p in Task.from_jsonl(tmp_path/'mine.jsonl', test=0.2, seed=1)['test']} != longer
+    wider = {p.id for p in Task.from_jsonl(tmp_path/'mine.jsonl', test=0.3)['test']}
+    assert longer < wider, 'a larger share takes more, and none back'
+
+
+def test_a_test_share_touches_no_test_file(tmp_path):
+    one_file(tmp_path/'train.jsonl', 30)
+    (tmp_path/'test.jsonl').write_text('{"id": "t", "question": "1 + 1?", "answer": 2}\n')
+    task = Task.from_jsonl(tmp_path, test=0.5)
+    assert [p.id for p in task['test']] == ['t'] and len(task['train+validation']) == 30
+    plain = Task.from_jsonl(tmp_path/'train.jsonl')
+    assert list(plain.splits) == ['train', 'validation']
+    with pytest.raises(CotkitError, match=r'no split .test.*test=0\.1.*--test-share'): plain['test']
+    for bad in ({'test': 1}, {'test': -0.1}, {'validation': 2}):
+        with pytest.raises(CotkitError, match='A share from 0'): Task.from_jsonl(tmp_path/'train.jsonl', **bad)

@@ -110,6 +110,20 @@ def test_a_server_that_hangs():
     assert error.retryable and 'within 0.2 s' in str(error)
 
 
+def test_nobody_waits_ten_minutes_unless_asked_to():
+    "The time that a request may take is two minutes, at the connection too"
+    import inspect
+    assert inspect.signature(OpenAITeacher).parameters['timeout'].default == 120
+    assert OpenAITeacher('tiny', 'http://127.0.0.1:9/v1')._endpoint.timeout == 120
+
+
+def test_the_body_is_what_is_sent():
+    with Loopback() as server:
+        teacher, request = OpenAITeacher('tiny', server.base_url, extra={'top_p': 0.9}, limit_field='max_completion_tokens'), Request('tiny', 'Q', max_tokens=7)
+        ask(teacher, request)
+        assert server.received[0][2] == teacher.body(request) and teacher.body(request)['max_completion_tokens'] == 7 and teacher.body(request)['top_p'] == 0.9
+
+
 def test_nobody_listens():
     with Loopback() as server: url = server.base_url
     with pytest.raises(TeacherError, match='cannot connect') as e: ask(OpenAITeacher('tiny', url), Request('tiny', 'Q'))
