@@ -26,7 +26,7 @@ demo: $(READY) ## the main job, offline, in a few minutes: teacher -> ledger -> 
 
 test: $(READY) ## everything: notebooks, properties, references, faults, strict site build in a browser
 	$(BIN)/nbdev_test --n_workers 2
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 notebooks: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs/index.ipynb

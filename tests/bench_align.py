@@ -11,6 +11,7 @@ os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 from cotkit.align import _spans_of_tokens, align, token_spans
 from cotkit.models import train_tokenizer
 from cotkit.synthetic import word_problems
+from measured import Measured
 
 GSM8K = Path(__file__).resolve().parent.parent.parent/'shared'/'data'/'gsm8k'/'test.jsonl'
 
@@ -87,8 +88,9 @@ def main():
         ('align, one row at a time', rate(lambda: [align(t, s) for t, s in single], len(single), 5)),
         ('spans from token ids, and align', rate(from_ids, len(texts), 9)),
         ('align', rate(lambda: align(teacher, student), len(texts), 15))]
-    base = rows[0][1]
-    for name, value in rows: print(f'{name:46} {value:12,.0f} rows/s {value/base:10.2f} × tokenising')
+    base, measured = rows[0][1], Measured(__file__, 'align')
+    for name, value in rows: measured.say(name, value, 'rows/s', rows[0][0], base)
+    measured.save()
     assert min(rows[-1][1], rows[-2][1]) > base, 'alignment should cost less than tokenising both sides'
 
 

@@ -16,6 +16,7 @@ from cotkit.core import Problem
 from cotkit.formats import ZeroShotCoT
 from cotkit.store import Store
 from cotkit.teachers import OpenAITeacher
+from measured import Measured
 
 
 async def pool(ask, requests: int, in_flight: int) -> None:
@@ -71,16 +72,21 @@ def main() -> None:
         base_url = f'http://127.0.0.1:{int(server.stdout.readline())}/v1'
         clients = {'cotkit': lambda: ours(base_url, o.requests, o.in_flight)}
         if not o.refuse:
-            clients['raw_aiohttp'] = lambda: asyncio.run(raw_aiohttp(base_url, o.requests, o.in_flight))
-            clients['openai'] = lambda: asyncio.run(plain_openai(base_url, o.requests, o.in_flight))
+            clients['raw aiohttp: the limit'] = lambda: asyncio.run(raw_aiohttp(base_url, o.requests, o.in_flight))
+            clients['AsyncOpenAI'] = lambda: asyncio.run(plain_openai(base_url, o.requests, o.in_flight))
         rounds = [{name: rate(work, o.requests) for name, work in clients.items()} for _ in range(o.rounds)]
     finally:
         server.kill()
         server.wait()
     medians = {name: statistics.median(r[name] for r in rounds) for name in clients}
-    ratios = {f'cotkit/{name}': round(medians['cotkit'] / medians[name], 2) for name in clients if name != 'cotkit'}
-    print(json.dumps({'requests': o.requests, 'in_flight': o.in_flight, 'latency': o.latency, 'refuse': o.refuse,
-                      'requests_per_second': {name: round(value) for name, value in medians.items()}, 'ratio': ratios}))
+    measured, load = Measured(__file__, 'collect'), f'{o.requests:,} requests, {o.in_flight} in flight, each answered after {1000 * o.latency:.0f} ms'
+    print(load + (f', {o.refuse:.0%} of them refused' if o.refuse else ''))
+    for name, value in medians.items():
+        if name != 'cotkit':
+            measured.say(name, value, 'requests/s')
+            measured.say('cotkit, end to end', medians['cotkit'], 'requests/s', name, value)
+    if o.refuse: measured.say('cotkit, end to end', medians['cotkit'], 'requests/s')
+    else: measured.save()
 
 
 if __name__ == '__main__': main()

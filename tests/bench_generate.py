@@ -15,6 +15,7 @@ from cotkit.formats import ZeroShotCoT, gold_rationale
 from cotkit.generate import generate
 from cotkit.models import Student, input_tokens, make_student, target_tokens
 from cotkit.synthetic import word_problems
+from measured import Measured
 
 BATCHES = (8, 32, 64, 128, 256)
 
@@ -64,7 +65,7 @@ def main(size: str = 'tiny', count: int = 256, arch: str = 'causal', longest: in
     prompts = [student.format.prompt(p) for p in word_problems(count, seed=0, split='test')]
     tokens = [len(o) for o in student.tokenizer(generate(student, prompts, longest)).input_ids]
     print(f'{size} {arch}, {count} prompts, {longest} new tokens at most, written {statistics.mean(tokens):.0f} on average, {max(tokens)} at most')
-    print('| batch | model.generate rows/s | cotkit rows/s | ratio | texts that differ |\n|---|---|---|---|---|')
+    measured = Measured(__file__, 'generate')
     for batch in BATCHES:
         few = prompts[:max(32, min(count, batch * 16))]
         seconds: dict[str, list[float]] = {'static': [], 'cotkit': []}
@@ -76,7 +77,10 @@ def main(size: str = 'tiny', count: int = 256, arch: str = 'causal', longest: in
             ours = generate(student, few, longest, batch)
             seconds['cotkit'].append(time.process_time() - began)
         a, b = (len(few) / statistics.median(o) for o in seconds.values())
-        print(f'| {batch} | {a:.1f} | {b:.1f} | {b / a:.2f} | {sum(x != y for x, y in zip(theirs, ours))} of {len(few)} |', flush=True)
+        measured.say(f'model.generate, {size} {arch}, batch {batch}', a, 'rows/s')
+        measured.say(f'cotkit, {size} {arch}, batch {batch}', b, 'rows/s', 'model.generate', a)
+        print(f'{sum(x != y for x, y in zip(theirs, ours))} of {len(few)} texts differ')
+    if (size, arch) == ('tiny', 'causal'): measured.save()
 
 
 if __name__ == '__main__':

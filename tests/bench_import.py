@@ -4,6 +4,8 @@ import sys
 import time
 from statistics import median
 
+from measured import Measured
+
 
 def seconds(code: str, rounds: int = 9) -> float:
     "Median wall time of `python -c code`"
@@ -16,7 +18,7 @@ def seconds(code: str, rounds: int = 9) -> float:
 
 
 if __name__ == '__main__':
-    bare = seconds('pass')
-    for code in ('pass', 'import cotkit', 'import cotkit.cli'):
-        taken = seconds(code)
-        print(f'{code:<20} {taken:.3f} s  {taken - bare:+.3f} s against a bare interpreter')
+    measured, bare = Measured(__file__, 'import'), seconds('pass')
+    measured.say('python -c "pass"', bare, 's')
+    for code in ('import cotkit', 'import cotkit.cli'): measured.say(f'python -c "{code}"', seconds(code), 's', 'a bare interpreter', bare)
+    measured.save()

@@ -14,6 +14,7 @@ from cotkit.encode import Collator, encode
 from cotkit.formats import StepByStep, gold_rationale
 from cotkit.models import make_student
 from cotkit.synthetic import word_problems
+from measured import Measured, clock
 
 STEPS, ROUNDS, PROBLEMS, ALPHA = 60, 3, 8, 0.5
 TEXTS = word_problems(STEPS*PROBLEMS, seed=0, steps=(2, 3), largest=20)
@@ -59,10 +60,10 @@ def arguments(folder: str, batch_size: int):
 
 def seconds(make, student, **settings) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make(student, folder, **settings)
-        begin = time.perf_counter()
+        trainer, time_taken = make(student, folder, **settings), clock()
+        trainer.add_callback(time_taken)
         trainer.train()
-        return time.perf_counter() - begin
+        return time_taken.seconds
 
 
 def loading(student, **settings) -> tuple[float, float]:
@@ -77,7 +78,7 @@ def loading(student, **settings) -> tuple[float, float]:
         return both, time.perf_counter() - begin
 
 
-def compare(arch: str, size: str, goal: float) -> None:
+def compare(measured: Measured, arch: str, size: str, goal: float) -> None:
     marker, fast = ('before', {'by_task': True}) if arch == 'seq2seq' else ('after', {'share_prefix': True})
     sides = {'two forward passes': (reference, {}), 'cotkit': (ours, {}), f'cotkit, {next(iter(fast))}': (ours, fast)}
     student, taken = newborn(arch, size, marker), {name: [] for name in sides}
@@ -86,15 +87,20 @@ def compare(arch: str, size: str, goal: float) -> None:
         for name, (make, settings) in sides.items(): taken[name].append(seconds(make, newborn(arch, size, marker), **settings))
     print(f'{arch}, {size}: {len(TEXTS)} problems, {PROBLEMS} in a step; tokens are those of the separate examples, so the same work on each side')
     best, (fetched, collated) = {name: min(times) for name, times in taken.items()}, loading(student, **fast)
+    reference = tokens/best['two forward passes']
     for name, each in best.items():
-        print(f'{name:24}{len(TEXTS)/each:8.1f} problems/s {tokens/each:9.0f} tokens/s {best["two forward passes"]/each:6.2f} times the reference')
-    print(f'goal {goal}; of the last, collation takes {100*collated/each:.1f} %, with fetching the rows {100*fetched/each:.1f} %\n')
+        measured.say(f'{name}, {size} {arch}', tokens/each, 'tokens/s', *(() if name == 'two forward passes' else ('two forward passes', reference)))
+    measured.say(f'collation, {size} {arch}', 100*collated/each, '% of a step')
+    measured.say(f'collation and fetching the rows, {size} {arch}', 100*fetched/each, '% of a step')
+    print(f'goal {goal}\n')
 
 
 def main() -> None:
     torch.set_num_threads(1)
+    measured = Measured(__file__, 'train two tasks')
     for arch, goal in (('seq2seq', 1.3), ('causal', 1.5)):
-        for size in ('tiny', 'mini'): compare(arch, size, goal)
+        for size in ('tiny', 'mini'): compare(measured, arch, size, goal)
+    measured.save()
 
 
 if __name__ == '__main__': sys.exit(main())

@@ -13,6 +13,7 @@ from cotkit.encode import IGNORED, Collator, MixedLengthSampler
 from cotkit.formats import ZeroShotCoT, gold_rationale
 from cotkit.models import make_student, parameter_count
 from cotkit.synthetic import word_problems
+from measured import Measured, clock
 
 STEPS, ROUNDS, BATCH = 150, 3, 8
 
@@ -54,10 +55,9 @@ def trainer(student, rows) -> float:
     "Seconds for the same steps through `DistillTrainer`"
     with tempfile.TemporaryDirectory() as folder:
         args = training_arguments(folder, max_steps=STEPS, batch_size=BATCH, disable_tqdm=True, save_strategy='no')
-        run = DistillTrainer(student, args, rows)
-        begin = time.perf_counter()
-        run.train()
-        return time.perf_counter() - begin
+        time_taken = clock()
+        DistillTrainer(student, args, rows, callbacks=[time_taken]).train()
+        return time_taken.seconds
 
 
 def main() -> None:
@@ -73,10 +73,12 @@ def main() -> None:
         ours.append(trainer(newborn(problems), rows))
     limit, bare, ours = max(limits), min(bare), min(ours)
     work = 6 * parameter_count(newborn(problems).model) * tokens / 1e9
-    print(f'matrix limit, one thread      {limit:8.0f} GFLOP/s')
-    print(f'bare loop                     {STEPS/bare:8.1f} steps/s {tokens/bare:8.0f} tokens/s {work/bare:8.1f} GFLOP/s by 6ND, {100*work/bare/limit:.0f} % of the limit')
-    print(f'DistillTrainer                {STEPS/ours:8.1f} steps/s {tokens/ours:8.0f} tokens/s')
-    print(f'DistillTrainer / bare loop    {bare/ours:8.2f}')
+    measured = Measured(__file__, 'train')
+    measured.say('matrix products, one thread: the limit', limit, 'GFLOP/s')
+    measured.say('bare loop, tiny, batch 8, by 6ND', work/bare, 'GFLOP/s', 'the limit', limit)
+    measured.say('bare loop, tiny, batch 8', STEPS/bare, 'steps/s')
+    measured.say('DistillTrainer, tiny, batch 8', STEPS/ours, 'steps/s', 'bare loop', STEPS/bare)
+    measured.save()
 
 
 if __name__ == '__main__': sys.exit(main())
