@@ -1,0 +1,281 @@
+"The study of Distilling step-by-step: its records are whole, every table and verdict follows from them, and a run is what it says"
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cotkit.answers import Accuracy
+from cotkit.core import CotkitError
+from cotkit.evaluate import Evaluation, Prediction, compare_seeds, summarise
+from cotkit.formats import StepByStep, ZeroShotCoT
+from cotkit.papers import distilling_step_by_step as study
+from cotkit.records import read_records
+from cotkit.synthetic import word_problems
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK = ROOT/'nbs'/'papers'/'distilling_step_by_step.ipynb'
+RECORDS = ROOT/'nbs'/'papers'/'records'/'distilling_step_by_step.jsonl'
+TRIALS = RECORDS.with_name('distilling_step_by_step_trials.jsonl')
+SEEDS = (0, 1, 2)
+PROBLEMS = (250, 500, 1000, 2000, 4000)
+SOME = PROBLEMS[::2]  # for the ways to teach that were not run at every number of problems
+SMALL = {**study.SETTING, 'size': 'nano', 'problems': 30, 'validation': 5, 'test': 6, 'max_steps': 3, 'batch': 4, 'seed': 0}
+ALPHA = {'finetuning': 1.0, 'step-by-step': 0.5, 'single-task': None}
+
+
+def key(config): return json.dumps(config, sort_keys=True)
+
+
+@pytest.fixture(scope='module')
+def records(): return read_records(RECORDS)
+
+
+@pytest.fixture(scope='module')
+def shown():
+    "What a reader of the notebook sees: the text of all tables and values, one space apart, without tags"
+    cells = json.loads(NOTEBOOK.read_text(encoding='utf-8'))['cells']
+    parts = [''.join(o['data'].get('text/html', o['data'].get('text/plain', ''))) for c in cells if c['cell_type'] == 'code' for o in c['outputs'] if 'data' in o]
+    return ' '.join(re.sub(r'<[^>]*>', ' ', re.sub(r'<style.*?</style>', '', '\n'.join(parts), flags=re.S)).split())
+
+
+def runs(records, method, **changed):
+    wanted = {**study.SETTING, 'method': method, 'alpha': ALPHA[method], **changed}
+    mine = sorted((r for r in records if key({**r.config, 'seed': 0}) == key({**wanted, 'seed': 0})), key=lambda r: r.seed)
+    assert tuple(r.seed for r in mine) == SEEDS
+    return mine
+
+
+def taken(records, method, split='test', **changed):
+    found = [next(e for e in r.results['evaluations'] if e['split'] == split) for r in runs(records, method, **changed)]
+    return [Evaluation(method, split, [Prediction(str(i), '', correct=digit == '1') for i, digit in enumerate(e['items'])], e['seed']) for e in found]
+
+
+def percent(s): return ('{:+.1f} [{:+.1f}, {:+.1f}]' if s.difference else '{:.1f} [{:.1f}, {:.1f}]').format(100 * s.value, 100 * s.low, 100 * s.high)
+
+
+def verdict(s): return 'supported' if s.low > 0 else 'not supported' if s.high < 0 else 'undecided at this scale'
+
+
+# Records
+
+def test_every_run_of_the_study_is_there_once(records):
+    assert Counter(key(r.config) for r in records) == Counter(map(key, study.CONFIGS))
+
+
+def test_the_axes_are_as_long_as_promised():
+    gold = [c for c in study.CONFIGS if c['labelled'] == 1]
+    for method in ('finetuning', 'step-by-step'):
+        mine = [c for c in gold if (c['method'], c['alpha']) == (method, ALPHA[method])]
+        for seed in SEEDS:
+            assert len({c['problems'] for c in mine if c['seed'] == seed and c['size'] == 'tiny'}) >= 5
+            assert len({c['size'] for c in mine if c['seed'] == seed and c['problems'] == 4000}) >= 3
+    assert {c['seed'] for c in study.CONFIGS} == set(SEEDS)
+
+
+def test_every_record_says_how_it_came_about(records):
+    for r in records:
+        assert re.fullmatch('[0-9a-f]{40}', r.git['commit']) and r.git['dirty'] is False
+        assert r.hardware['processor'] and r.hardware['cores'] and r.versions['torch'] and r.versions['transformers']
+        assert r.seed == r.config['seed'] and set(r.data) == {'word_problems'}
+        assert set(r.seconds) == {'prepare', 'train', 'evaluate'} and min(r.seconds.values()) > 0
+        assert not re.search(r'/(work|tmp|root|home)/', r.to_json())
+    assert RECORDS.stat().st_size < 400_000
+
+
+def test_the_numbers_of_a_record_agree_with_its_digits(records):
+    for r in records:
+        assert [e['split'] for e in r.results['evaluations']] == ['validation', 'test']
+        for e in r.results['evaluations']:
+            assert set(e['items']) <= set('01') and len(e['items']) == e['n'] == r.config[e['split']] and e['items'].count('1') == e['correct']
+            assert Accuracy(e['correct'], e['n']).to_dict().items() <= e.items()
+        teacher = Accuracy.from_dict(r.results['teacher'])
+        assert teacher.n == r.config['problems'] and teacher.low - 0.02 < r.config['teacher_accuracy'] < teacher.high + 0.02
+        assert r.results['rows a step'] == r.config['batch'] * (2 if r.config['method'] == 'step-by-step' else 1)
+
+
+def test_runs_that_are_compared_had_the_same_problems(records):
+    same = {}
+    for r in records: same.setdefault((r.seed, r.config['problems']), set()).add((r.data['word_problems'], key(r.results['teacher']), r.results['programs']))
+    assert all(len(found) == 1 for found in same.values())
+    for r in records[:1]: assert study.study_task(r.config).fingerprint() == r.data['word_problems']
+
+
+def test_no_trial_asked_a_test_problem():
+    trials = read_records(TRIALS)
+    assert len(trials) > 10
+    for r in trials: assert r.config['test'] == 0 and {e['split'] for e in r.results['evaluations']} == {'validation', 'train'}
+
+
+# Tables
+
+def test_the_data_table_is_the_records(records, shown):
+    for n in PROBLEMS:
+        gold = [summarise(taken(records, method, problems=n)) for method in ALPHA if method != 'single-task' or n in SOME]
+        found = gold + [summarise(taken(records, method, labelled=0.0, problems=n)) for method in ('finetuning', 'step-by-step') if n in SOME]
+        programs = round(sum(r.results['programs'] for r in runs(records, 'finetuning', problems=n)) / len(SEEDS))
+        assert f"{n} {programs} {' '.join(map(percent, found))}" in shown
+
+
+def test_the_size_table_is_the_records(records, shown):
+    for size in study.SIZES:
+        methods = [method for method in ALPHA if method != 'single-task' or size['size'] == 'tiny']
+        parameters = {r.results['parameters'] for method in methods for r in runs(records, method, **size)}
+        assert len(parameters) == 1
+        assert f"{size['size']} {parameters.pop():,} {' '.join(percent(summarise(taken(records, method, **size))) for method in methods)}" in shown
+
+
+def weights(records, split):
+    found = {alpha: taken(records, 'step-by-step', split, alpha=alpha) for alpha in (0.25, 0.5, 0.75)}
+    return found | {1.0: taken(records, 'finetuning', split)}
+
+
+def test_the_alpha_table_is_the_records(records, shown):
+    validation, test = weights(records, 'validation'), weights(records, 'test')
+    for alpha in validation: assert f'{alpha:g} {percent(summarise(validation[alpha]))} {percent(summarise(test[alpha]))}' in shown
+
+
+def test_what_a_student_writes_is_the_records(records, shown):
+    for method, rows in zip(ALPHA, (8, 16, 8)):
+        words = sum(r.results['words written'][1] for r in runs(records, method)) / len(SEEDS)
+        assert f'{method} {rows} {words:.1f}' in shown
+        assert 1 <= words < 1.1 or method == 'single-task', 'who does not reason writes a label and no more'
+
+
+def pairs(records):
+    "Every comparison of the notebook: claim, name, first, second"
+    def at(method, **changed): return taken(records, method, **changed)
+    nano, tiny, mini = study.SIZES
+    for n in PROBLEMS:
+        yield '1', f'step-by-step − finetuning, {n:,} problems', at('step-by-step', problems=n), at('finetuning', problems=n)
+        if n < 4000: yield '3', f'step-by-step on {n:,} − finetuning on 4,000', at('step-by-step', problems=n), at('finetuning')
+    for n in SOME:
+        yield '2', f'step-by-step − single-task, {n:,} problems', at('step-by-step', problems=n), at('single-task', problems=n)
+        yield '4', f'step-by-step − finetuning, {n:,} problems, teacher labels', at('step-by-step', problems=n, labelled=0.0), at('finetuning', problems=n, labelled=0.0)
+    for small, large in ((nano, tiny), (tiny, mini), (nano, mini)):
+        yield '5', f"{small['size']} step-by-step − {large['size']} finetuning", at('step-by-step', **small), at('finetuning', **large)
+    for size in study.SIZES: yield '1', f"{size['size']} step-by-step − {size['size']} finetuning", at('step-by-step', **size), at('finetuning', **size)
+    for method in ('finetuning', 'step-by-step'): yield '5', f'mini {method} − teacher', at(method, **mini), teacher_takes()
+    yield '5', 'tiny single-task − teacher', at('single-task'), teacher_takes()
+    yield 'control', 'step-by-step − finetuning with 16 problems a step', at('step-by-step'), at('finetuning', batch=16)
+    yield 'control', 'finetuning with 16 − with 8 problems a step', at('finetuning', batch=16), at('finetuning')
+
+
+def teacher_takes():
+    "The oracle on the test problems, by its own rule and not by its text"
+    from cotkit.teachers import OracleTeacher
+    problems = study.study_task({**study.SETTING, 'problems': 1, 'seed': 0})['test']
+    return [Evaluation('teacher', 'test', [Prediction(str(i), '', correct=OracleTeacher(problems, 0.8, seed).is_right(p.id)) for i, p in enumerate(problems)], seed) for seed in SEEDS]
+
+
+@pytest.fixture(scope='module')
+def differences(records): return {name: (claim, compare_seeds(first, second)) for claim, name, first, second in pairs(records)}
+
+
+def test_every_difference_and_its_verdict_follow_from_the_records(differences, shown):
+    for name, (claim, difference) in differences.items():
+        assert f'{claim} {name} {percent(difference)} {verdict(difference)}' in shown
+
+
+def test_the_verdicts_are_those_of_the_comparisons(records, differences, shown):
+    table = shown[shown.index('Step-by-step beats finetuning'):]
+    found = {name: difference for name, (_, difference) in differences.items()}
+    for text, name in (('Step-by-step beats finetuning', 'step-by-step − finetuning, 4,000 problems'),
+                       ('Step-by-step beats single-task', 'step-by-step − single-task, 4,000 problems'),
+                       ('On 12.5 % of the data it beats finetuning on all', 'step-by-step on 500 − finetuning on 4,000'),
+                       ('It does so without gold labels', 'step-by-step − finetuning, 4,000 problems, teacher labels'),
+                       ('A smaller step-by-step student beats a larger finetuned one', 'nano step-by-step − tiny finetuning'),
+                       ('The same, one size up', 'tiny step-by-step − mini finetuning'),
+                       ('A step-by-step student surpasses its teacher', 'mini step-by-step − teacher'),
+                       ('A single-task student surpasses its teacher', 'tiny single-task − teacher')):
+        assert f'{text} {percent(found[name])} {verdict(found[name])}' in table
+    test = weights(records, 'test')
+    rivals = {alpha: compare_seeds(test[0.5], test[alpha]) for alpha in test if alpha != 0.5}
+    for alpha, d in rivals.items(): assert f'α = 0.5 − α = {alpha:g} {percent(d)}' in shown
+    good = 'supported' if all(d.low > -0.03 for d in rivals.values()) else 'not supported' if any(d.high < 0 for d in rivals.values()) else 'undecided at this scale'
+    closest = min(rivals, key=lambda alpha: rivals[alpha].value)
+    assert f'α = 0.5 is a good default {percent(rivals[closest])} against {closest:g} {good}' in table
+
+
+def test_the_lines_of_teacher_and_guess(shown):
+    task = study.study_task({**study.SETTING, 'seed': 0})
+    common = Counter(p.answer for p in task['train']).most_common(1)[0][0]
+    guess = Accuracy(sum(p.answer == common for p in task['test']), len(task['test']))
+    assert f"'teacher': '{summarise(teacher_takes())}', 'guess': '{guess}'" in shown.replace('&#x27;', "'")
+
+
+# What a run is
+
+def test_a_test_tells_each_program_once_and_none_that_is_trained_on():
+    task = study.study_task({**study.SETTING, 'seed': 0})
+    programs = {split: [p.meta['program'] for p in task[split]] for split in task.splits}
+    for split in ('validation', 'test'): assert len(set(programs[split])) == len(programs[split]) == study.SETTING[split]
+    other = {p.meta['program'] for p in word_problems(4000, 1, steps=(1, 2), largest=10)}
+    assert not (set(programs['train']) | other) & set(programs['test']) and not set(programs['validation']) & set(programs['test'])
+
+
+def test_fewer_problems_are_the_first_of_more_and_the_test_stays():
+    one, two = (study.study_task({**SMALL, 'problems': n, 'seed': seed}) for n, seed in ((30, 2), (300, 2)))
+    assert two['train'][:30] == one['train'] and one['test'] == two['test'] == study.study_task(SMALL)['test']
+    assert one['train'] != study.study_task(SMALL)['train']
+
+
+def test_more_test_problems_than_programs_are_refused():
+    with pytest.raises(CotkitError, match='programs were found'): study.study_task({**SMALL, 'test': 300, 'steps': (1, 1)})
+
+
+def test_gold_labels_replace_the_labels_and_nothing_else():
+    problems = study.study_task(SMALL)['train']
+    rationales = study.teach(problems, SMALL).kept
+    assert 0 < sum(r.correct for r in rationales) < len(rationales) == len(problems), 'nothing is filtered, and the teacher errs'
+    gold = {p.id: p.answer for p in problems}
+    for share in (0.0, 0.25, 1.0):
+        found, first = study.labelled(rationales, problems, share), {p.id for p in problems[:round(share * len(problems))]}
+        for old, new in zip(rationales, found):
+            assert new.text == old.text and new.answer == (gold[new.problem_id] if new.problem_id in first else old.answer)
+
+
+def test_the_examples_of_each_method():
+    problems = study.study_task(SMALL)['train']
+    wrong = next(r for r in study.teach(problems, SMALL).kept if not r.correct)
+    problem = next(p for p in problems if p.id == wrong.problem_id)
+    [gold] = study.labelled([wrong], [problem], 1.0)
+    formats = {m['method']: study.method_format(m) for m in study.METHODS}
+    assert isinstance(formats['single-task'], ZeroShotCoT) and formats['finetuning'] == StepByStep(1.0, 'teacher')
+    assert formats['finetuning'].prompt(problem) == formats['step-by-step'].prompt(problem)
+    assert formats['finetuning'].task_weights['rationale'] == 0
+    label, rationale = formats['step-by-step'].examples(problem, [gold])
+    assert label.target == problem.answer and rationale.target in wrong.text and 'answer' not in rationale.target
+    assert formats['step-by-step'].examples(problem, [wrong])[0].target == wrong.answer != problem.answer
+    assert formats['single-task'].examples(problem, [gold])[0].target.endswith(f'The answer is {problem.answer}.')
+
+
+def test_test_problems_steer_nothing():
+    "A run that asks no test problem gives the same validation answers"
+    with_test, without = (study.run({**SMALL, **study.METHODS[1], 'test': n}) for n in (6, 0))
+    assert with_test.results['evaluations'][:1] == without.results['evaluations'] and with_test.results['training losses'] == without.results['training losses']
+
+
+def test_the_command_line_resumes(tmp_path, monkeypatch):
+    made, real = [], study.run
+    monkeypatch.setattr(study, 'PARTS', {'data': [{**SMALL, **m, 'seed': seed} for seed in (0, 1) for m in study.METHODS[:1]]})
+    monkeypatch.setattr(study, 'run', lambda config: made.append(config) or real(config))
+    for arguments, expected in ((['--seeds', '1'], 1), (['--part', 'data'], 2), ([], 2)):
+        assert study.main(['--records', str(tmp_path/'runs.jsonl'), *arguments]) == 0
+        assert len(made) == len(read_records(tmp_path/'runs.jsonl')) == expected
+    with pytest.raises(SystemExit): study.main(['--records', str(tmp_path/'runs.jsonl'), '--part', 'nothing'])
+
+
+def test_full_size_is_the_paper_s_setting():
+    for c in study.FULL_SIZE_CONFIGS: assert (c['size'], c['max_steps'], c['batch'], c['learning_rate'], c['arguments']['lr_scheduler_type']) == ('google/t5-v1_1-base', 10_000, 64, 5e-5, 'linear')
+    assert {c['seed'] for c in study.FULL_SIZE_CONFIGS} == set(SEEDS) and len({c['problems'] for c in study.FULL_SIZE_CONFIGS}) == 5
+
+
+def test_help_is_there_without_loading_torch():
+    program = "import sys, cotkit.papers.distilling_step_by_step; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip() == 'False'
+    out = subprocess.run([sys.executable, '-m', 'cotkit.papers.distilling_step_by_step', '--help'], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert all(option in out for option in ('--records', '--workers', '--part', '--seeds', '--full-size'))
