@@ -266,6 +266,9 @@ def test_the_command_line_resumes(tmp_path, monkeypatch):
     for arguments, expected in ((['--seeds', '1'], 1), (['--part', 'data'], 2), ([], 2)):
         assert study.main(['--records', str(tmp_path/'runs.jsonl'), *arguments]) == 0
         assert len(made) == len(read_records(tmp_path/'runs.jsonl')) == expected
+    def interrupted(config): raise KeyboardInterrupt
+    monkeypatch.setattr(study, 'run', interrupted)
+    assert study.main(['--records', str(tmp_path/'other.jsonl')]) == 130
     with pytest.raises(SystemExit): study.main(['--records', str(tmp_path/'runs.jsonl'), '--part', 'nothing'])
 
 
