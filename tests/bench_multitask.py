@@ -4,6 +4,8 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -16,9 +18,24 @@ from cotkit.models import make_student
 from cotkit.synthetic import word_problems
 from measured import Measured, clock
 
-STEPS, ROUNDS, PROBLEMS, ALPHA = 60, 3, 8, 0.5
-TEXTS = word_problems(STEPS*PROBLEMS, seed=0, steps=(2, 3), largest=20)
-GOLD = [gold_rationale(p) for p in TEXTS]
+ROUNDS, ALPHA = 3, 0.5
+
+
+@dataclass
+class Load:
+    "What both sides train on"
+    name: str
+    problems: int                  # in a step
+    steps: int                     # of the optimizer
+    dials: dict[str, Any]          # of the word problems
+
+    def __post_init__(self):
+        self.texts = word_problems(self.steps*self.problems, seed=0, **self.dials)
+        self.gold = [gold_rationale(p) for p in self.texts]
+
+
+FEW = Load('8 problems of 2 or 3 steps', 8, 60, {'steps': (2, 3), 'largest': 20})
+MANY = Load('64 problems of 1 to 6 steps', 64, 16, {'steps': (1, 6), 'largest': 60})  # 64 is the paper's batch
 
 
 class TwoForwards(Trainer):
@@ -29,47 +46,47 @@ class TwoForwards(Trainer):
         return ALPHA*label.loss + (1 - ALPHA)*rationale.loss
 
 
-def newborn(arch: str, size: str, marker: str):
+def newborn(load: Load, arch: str, size: str, marker: str):
     format = StepByStep(ALPHA, marker=marker)
-    return make_student(size, format, [t for p, g in zip(TEXTS, GOLD) for e in format.examples(p, [g]) for t in (e.input, e.target)], arch)
+    return make_student(size, format, [t for p, g in zip(load.texts, load.gold) for e in format.examples(p, [g]) for t in (e.input, e.target)], arch)
 
 
-def reference(student, folder: str) -> Trainer:
+def reference(load: Load, student, folder: str) -> Trainer:
     "A row is a problem with both its examples; each half of a batch is filled up to its own longest row"
-    rows = list(encode([e for p, g in zip(TEXTS, GOLD) for e in student.format.examples(p, [g])], student.tokenizer, student.arch))
+    rows = list(encode([e for p, g in zip(load.texts, load.gold) for e in student.format.examples(p, [g])], student.tokenizer, student.arch))
     pairs = Dataset.from_list([{'label': label, 'rationale': rationale} for label, rationale in zip(rows[::2], rows[1::2])])
     collate = Collator(student.tokenizer, student.arch)
 
     def halves(batch):
         padded = {task: collate([pair[task] for pair in batch]) for task in ('label', 'rationale')}
         return {task: {name: half[name] for name in ('input_ids', 'attention_mask', 'labels')} for task, half in padded.items()}
-    trainer = TwoForwards(student.model, arguments(folder, PROBLEMS), halves, pairs)
+    trainer = TwoForwards(student.model, arguments(load, folder, load.problems), halves, pairs)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def ours(student, folder: str, share_prefix: bool = False, by_task: bool = False) -> DistillTrainer:
+def ours(load: Load, student, folder: str, share_prefix: bool = False, by_task: bool = False) -> DistillTrainer:
     "The same problems in each step: a row holds one example, or with `share_prefix` both"
-    rows, _ = training_rows(student, TEXTS, GOLD, (), share_prefix)
-    return DistillTrainer(student, arguments(folder, PROBLEMS if share_prefix else 2*PROBLEMS), rows, by_task=by_task)
+    rows, _ = training_rows(student, load.texts, load.gold, (), share_prefix)
+    return DistillTrainer(student, arguments(load, folder, load.problems if share_prefix else 2*load.problems), rows, by_task=by_task)
 
 
-def arguments(folder: str, batch_size: int):
-    return training_arguments(folder, max_steps=STEPS, batch_size=batch_size, disable_tqdm=True, logging_steps=STEPS, save_strategy='no', use_cpu=True)
+def arguments(load: Load, folder: str, batch_size: int):
+    return training_arguments(folder, max_steps=load.steps, batch_size=batch_size, disable_tqdm=True, logging_steps=load.steps, save_strategy='no', use_cpu=True)
 
 
-def seconds(make, student, **settings) -> float:
+def seconds(make, load: Load, student, **settings) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        trainer, time_taken = make(student, folder, **settings), clock()
+        trainer, time_taken = make(load, student, folder, **settings), clock()
         trainer.add_callback(time_taken)
         trainer.train()
         return time_taken.seconds
 
 
-def loading(student, **settings) -> tuple[float, float]:
+def loading(load: Load, student, **settings) -> tuple[float, float]:
     "Seconds for the batches of a whole run: rows fetched and collated, and collated only"
     with tempfile.TemporaryDirectory() as folder:
-        trainer = ours(student, folder, **settings)
+        trainer = ours(load, student, folder, **settings)
         begin = time.perf_counter()
         for _ in trainer.get_train_dataloader(): pass
         both, rows, size = time.perf_counter() - begin, list(trainer.train_dataset), trainer.args.train_batch_size
@@ -78,20 +95,20 @@ def loading(student, **settings) -> tuple[float, float]:
         return both, time.perf_counter() - begin
 
 
-def compare(measured: Measured, arch: str, size: str, goal: float) -> None:
+def compare(measured: Measured, load: Load, arch: str, size: str, goal: float) -> None:
     marker, fast = ('before', {'by_task': True}) if arch == 'seq2seq' else ('after', {'share_prefix': True})
     sides = {'two forward passes': (reference, {}), 'cotkit': (ours, {}), f'cotkit, {next(iter(fast))}': (ours, fast)}
-    student, taken = newborn(arch, size, marker), {name: [] for name in sides}
-    tokens = sum(training_rows(student, TEXTS, GOLD, ())[0]['length'])
+    student, taken = newborn(load, arch, size, marker), {name: [] for name in sides}
+    tokens = sum(training_rows(student, load.texts, load.gold, ())[0]['length'])
     for _ in range(ROUNDS):
-        for name, (make, settings) in sides.items(): taken[name].append(seconds(make, newborn(arch, size, marker), **settings))
-    print(f'{arch}, {size}: {len(TEXTS)} problems, {PROBLEMS} in a step; tokens are those of the separate examples, so the same work on each side')
-    best, (fetched, collated) = {name: min(times) for name, times in taken.items()}, loading(student, **fast)
-    reference = tokens/best['two forward passes']
+        for name, (make, settings) in sides.items(): taken[name].append(seconds(make, load, newborn(load, arch, size, marker), **settings))
+    print(f'{arch}, {size}: {load.name} in a step; tokens are those of the separate examples, so the same work on each side')
+    best, (fetched, collated) = {name: min(times) for name, times in taken.items()}, loading(load, student, **fast)
+    two = tokens/best['two forward passes']
     for name, each in best.items():
-        measured.say(f'{name}, {size} {arch}', tokens/each, 'tokens/s', *(() if name == 'two forward passes' else ('two forward passes', reference)))
-    measured.say(f'collation, {size} {arch}', 100*collated/each, '% of a step')
-    measured.say(f'collation and fetching the rows, {size} {arch}', 100*fetched/each, '% of a step')
+        measured.say(f'{name}, {size} {arch}, {load.name}', tokens/each, 'tokens/s', *(() if name == 'two forward passes' else ('two forward passes', two)))
+    measured.say(f'collation, {size} {arch}, {load.name}', 100*collated/each, '% of a step')
+    measured.say(f'collation and fetching the rows, {size} {arch}, {load.name}', 100*fetched/each, '% of a step')
     print(f'goal {goal}\n')
 
 
@@ -99,7 +116,7 @@ def main() -> None:
     torch.set_num_threads(1)
     measured = Measured(__file__, 'train two tasks')
     for arch, goal in (('seq2seq', 1.3), ('causal', 1.5)):
-        for size in ('tiny', 'mini'): compare(measured, arch, size, goal)
+        for load, size in ((FEW, 'tiny'), (FEW, 'mini'), (MANY, 'tiny')): compare(measured, load, arch, size, goal)
     measured.save()
 
 

@@ -30,7 +30,7 @@ class Measured:
         ratio = None if reference is None else round(value / reference, 2)
         self.rows.append({**self.about, 'what': what, 'value': float(f'{value:.4g}'), 'unit': unit, 'against': against, 'ratio': ratio})
         shown = '' if reference is None else f'  {ratio:.2f} × {against}'
-        print(f'{what:52} {value:12,.4g} {unit:14}{shown}', flush=True)
+        print(f'{what:52} {f"{value:,.0f}" if value >= 1000 else f"{value:.4g}":>12} {unit:14}{shown}', flush=True)
 
     def save(self) -> None:
         "Put these lines in place of the benchmark's earlier ones"
