@@ -198,7 +198,7 @@ def test_a_bad_file_is_named(content, words, tmp_path):
     assert str(caught.value.file) == str(path)
 
 
-@pytest.mark.parametrize('name, content', [('train.jsonl.gz', b'\x1f\x8b\x08\x00broken'), ('train.json.gz', gzip.compress(b'[{}]'*1000)[:-20]), ('train.parquet', b'PAR1 not'), ('train.json', b'[{"question": 1}'), ('train.json', b'[1]'),
+@pytest.mark.parametrize('name, content', [('train.jsonl.gz', b'\x1f\x8b\x08\x00broken'), ('train.json.gz', gzip.compress(b'[{}]'*1000, mtime=0)[:-20]), ('train.parquet', b'PAR1 not'), ('train.json', b'[{"question": 1}'), ('train.json', b'[1]'),
                                            ('train.json', b'['*100_000), ('train.txt', b'x'), ('train.json', '["\ud800"]'.encode('utf-16', 'surrogatepass'))])
 def test_broken_files_are_errors_for_people(name, content, tmp_path):
     path = tmp_path/name
