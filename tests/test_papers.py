@@ -12,6 +12,7 @@ from cotkit.cli import main
 from cotkit.core import CotkitError, Rationale, read_jsonl
 from cotkit.evaluate import Evaluation, Prediction, compare_seeds, summarise
 from cotkit.records import read_records
+from shown import shown_text
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPERS = ROOT/'nbs'/'papers'
@@ -37,12 +38,7 @@ def students(records): return [r for r in records if r.config['part'] == 'studen
 
 
 @pytest.fixture(scope='module')
-def shown():
-    "What a reader of the notebook sees: the text of all tables and values, one space apart, without tags"
-    cells = json.loads(NOTEBOOK.read_text(encoding='utf-8'))['cells']
-    parts = [''.join(o['data'].get('text/html', o['data'].get('text/plain', ''))) for c in cells if c['cell_type'] == 'code' for o in c['outputs'] if 'data' in o]
-    parts += [''.join(c['source']) for c in cells if c['cell_type'] == 'markdown']
-    return ' '.join(re.sub(r'<[^>]*>', ' ', re.sub(r'<style.*?</style>', '', '\n'.join(parts), flags=re.S)).split())
+def shown(): return shown_text(NOTEBOOK, prose=True)
 
 
 def evaluations(students, task, method, split):

@@ -15,6 +15,7 @@ from cotkit.formats import StepByStep, ZeroShotCoT
 from cotkit.papers import distilling_step_by_step as study
 from cotkit.records import read_records
 from cotkit.synthetic import word_problems
+from shown import shown_text
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT/'nbs'/'papers'/'distilling_step_by_step.ipynb'
@@ -35,11 +36,7 @@ def records(): return read_records(RECORDS)
 
 
 @pytest.fixture(scope='module')
-def shown():
-    "What a reader of the notebook sees: the text of all tables and values, one space apart, without tags"
-    cells = json.loads(NOTEBOOK.read_text(encoding='utf-8'))['cells']
-    parts = [''.join(o['data'].get('text/html', o['data'].get('text/plain', ''))) for c in cells if c['cell_type'] == 'code' for o in c['outputs'] if 'data' in o]
-    return ' '.join(re.sub(r'<[^>]*>', ' ', re.sub(r'<style.*?</style>', '', '\n'.join(parts), flags=re.S)).split())
+def shown(): return shown_text(NOTEBOOK)
 
 
 def runs(records, method, **changed):

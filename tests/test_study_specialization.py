@@ -10,6 +10,7 @@ import pytest
 from cotkit.evaluate import Evaluation, contrast, select_checkpoint, summarise
 from cotkit.papers import model_specialization as study
 from cotkit.records import read_records
+from shown import shown_text
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT/'nbs'/'papers'/'model_specialization.ipynb'
@@ -31,11 +32,7 @@ def students(records): return [r for r in records if r.config['run'] == 'student
 
 
 @pytest.fixture(scope='module')
-def shown():
-    "What a reader of the notebook sees: the text of all tables and values, one space apart, without tags"
-    cells = json.loads(NOTEBOOK.read_text(encoding='utf-8'))['cells']
-    parts = [''.join(o['data'].get('text/html', o['data'].get('text/plain', ''))) for c in cells if c['cell_type'] == 'code' for o in c['outputs'] if 'data' in o]
-    return ' '.join(re.sub(r'<[^>]*>', ' ', re.sub(r'<style.*?</style>', '', '\n'.join(parts), flags=re.S)).split())
+def shown(): return shown_text(NOTEBOOK)
 
 
 def cell(students, **choice):
