@@ -54,8 +54,8 @@ UNEVEN = [Example('explain: ' + 'a b c ' * i, 'x y ' * (1 + 3 * i), 'rationale')
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
-@pytest.mark.parametrize('batch_size, accumulation, by_task', [(9, 1, False), (2, 5, False), (1, 9, False), (4, 3, False), (9, 1, True), (4, 3, True)])
-def test_gradients_equal_one_example_at_a_time(arch, batch_size, accumulation, by_task, tmp_path):
+@pytest.mark.parametrize('batch_size, accumulation', [(9, 1), (2, 5), (1, 9), (4, 3)])
+def test_gradients_equal_one_example_at_a_time(arch, batch_size, accumulation, tmp_path):
     student = make_student(arch)
     naive_loss(student, UNEVEN, student.format.task_weights).backward()
     expected = gradients(student.model)
@@ -63,11 +63,31 @@ def test_gradients_equal_one_example_at_a_time(arch, batch_size, accumulation, b
     rows, seen = encode(UNEVEN, student.tokenizer, arch), FirstGradient()
     args = training_arguments(tmp_path, max_steps=1, batch_size=batch_size, gradient_accumulation_steps=accumulation,
                               max_grad_norm=0.0, save_strategy='no', disable_tqdm=True, use_cpu=True)
-    trainer = DistillTrainer(student, args, rows, callbacks=[seen], by_task=by_task)
+    trainer = DistillTrainer(student, args, rows, callbacks=[seen])
     trainer.train()
     assert (seen.gradient - expected).norm() <= 1e-5 * expected.norm()
     student = make_student(arch)
     with torch.no_grad(): assert trainer.state.log_history[0]['loss'] == pytest.approx(naive_loss(student, UNEVEN, student.format.task_weights).item(), rel=1e-5)
+
+
+def test_an_encoder_decoder_reads_once_and_writes_each_task_as_wide_as_its_targets():
+    student = make_student('seq2seq')
+    batch = Collator(student.tokenizer, 'seq2seq')(list(encode(UNEVEN, student.tokenizer, 'seq2seq')))
+    seen = {'encoder': [], 'decoder': []}
+    for name, widths in seen.items(): getattr(student.model, name).register_forward_hook(lambda module, given, out, widths=widths: widths.append(tuple(out[0].shape[:2])))
+    with torch.no_grad(): logits, labels = student_logits(student.model, batch, 'seq2seq')
+    assert seen['encoder'] == [tuple(batch['input_ids'].shape)] and sorted(rows for rows, _ in seen['decoder']) == [2, 7]
+    assert sorted(width for _, width in seen['decoder'])[0] < labels.shape[1] == logits.shape[1]
+
+
+def test_an_encoder_reads_in_the_precision_that_was_asked_for(tmp_path):
+    "It is called on its own, and `bf16` must hold there too"
+    student = make_student('seq2seq')
+    args = training_arguments(tmp_path, max_steps=1, batch_size=9, bf16=True, save_strategy='no', disable_tqdm=True, use_cpu=True)
+    trainer, seen = DistillTrainer(student, args, encode(UNEVEN, student.tokenizer, 'seq2seq')), set()
+    student.model.encoder.block[0].layer[0].SelfAttention.q.register_forward_hook(lambda module, given, out: seen.add(out.dtype))
+    trainer.train()
+    assert seen == {torch.bfloat16}
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)

@@ -62,15 +62,13 @@ def verdict(*found):
 # Records
 
 def test_the_records_are_whole(records, students):
-    "One setting and one commit without changes; every run of the design at most once; the cells that decide a claim with three seeds"
+    "One setting and one commit without changes; every run of the design once"
     assert len({json.dumps({**r.config['settings'], 'rate': 0}, sort_keys=True) for r in records}) == 1
     assert {r.git['dirty'] for r in records} == {False} and len({r.git['commit'] for r in records}) == 1
     assert len({json.dumps(r.data, sort_keys=True) for r in records}) == 1 and set(records[0].data) == {'word_problems', 'generic'}
     wanted = [json.dumps(c, sort_keys=True) for c in study.configs((0, 1, 2), records[0].config['settings'])]
     made = [json.dumps(r.config, sort_keys=True) for r in records]
-    assert len(set(made)) == len(made) and set(made) <= set(wanted) and [r.config['run'] for r in records].count('teacher') == 1
-    for choice in ({}, {'matching': 'sample'}, {'start': 'raw'}, {'size': 'nano'}, {'size': 'mini'}, {'mixture': 'in-context'}):
-        assert [r.seed for r in cell(students, **choice)] == [0, 1, 2], choice
+    assert sorted(made) == sorted(wanted) and [r.config['run'] for r in records].count('teacher') == 1
     assert RECORDS.stat().st_size < 400_000
 
 
@@ -127,9 +125,7 @@ def on_the_way(first, second):
 
 @pytest.mark.parametrize('other', [{'start': 'raw'}, {'matching': 'sample'}])
 def test_comparisons_at_each_size_are_the_records(students, shown, other):
-    sizes = [size for size in SIZES if cell(students, size=size, **other)]
-    assert 'tiny' in sizes
-    for size in sizes:
+    for size in SIZES:
         first, second = zip(*zip(cell(students, size=size), cell(students, size=size, **other)))
         found = (summarise(end(cell(students, size=size))), summarise(end(cell(students, size=size, **other))), less(end(first), end(second)), on_the_way(first, second))
         assert f'{size} ' + ' '.join(map(points, found)) in shown
@@ -137,7 +133,7 @@ def test_comparisons_at_each_size_are_the_records(students, shown, other):
 
 def test_the_table_of_mixtures_is_the_records(students, shown):
     for name in study.MIXTURES:
-        if not (runs := cell(students, mixture=name)): continue
+        runs = cell(students, mixture=name)
         forms = (summarise(end(runs, form)) for form in ('zero-shot-cot', 'few-shot-cot', 'answer-only'))
         assert f'{name} {len(runs)} ' + ' '.join(map(points, forms)) in shown
 
@@ -160,18 +156,22 @@ def test_the_selection_table_is_the_records(students, shown):
             assert f'{by} {target} {100 * np.mean([c.test for c in made]):.1f} {100 * np.mean([c.regret for c in made]):.1f} {best} of {len(made)} runs' in shown
 
 
+def ends(first, second): return less(end(first), end(second))
+
+
 def test_verdicts_follow_from_intervals(students, shown):
     changed = {size: changes(cell(students, size=size)) for size in SIZES}
-    shared, raw, sample = cell(students), cell(students, start='raw'), cell(students, matching='sample')
-    in_context = cell(students, mixture='in-context')
+    shared, in_context = cell(students), cell(students, mixture='in-context')
     picked = [[look([r], select(r, by, 'in distribution').step, *TESTS['out of distribution'])[0] for r in students] for by in ('out of distribution', 'in distribution')]
     growth = [less(end(cell(students, size=large)), end(cell(students, size=small))) for small, large in zip(SIZES, SIZES[1:])]
-    claims = {'2. An instructed start ends above a raw one': less(end(shared), end(raw)), '3. Distribution matching converges faster': on_the_way(shared, sample),
-              '3. Distribution matching ends better': less(end(shared), end(sample)),
-              '4. In-context data keeps zero-shot prompts': contrast([(1, end(in_context)), (-0.5, end(in_context, 'few-shot-cot'))]),
+    claims = {'4. In-context data keeps zero-shot prompts': contrast([(1, end(in_context)), (-0.5, end(in_context, 'few-shot-cot'))]),
               '4. Zero-shot data does not keep in-context prompts': contrast([(0.5, end(shared)), (-1, end(shared, 'few-shot-cot'))]),
               '5. Choosing out of distribution is better there': less(*picked)}
     for claim, found in claims.items(): assert f'{claim} {points(found)} {verdict(found)}' in shown
+    for claim, compare, other in (('2. An instructed start ends above a raw one', ends, {'start': 'raw'}), ('3. Distribution matching converges faster', on_the_way, {'matching': 'sample'}),
+                                  ('3. Distribution matching ends better', ends, {'matching': 'sample'})):
+        found = {size: compare(cell(students, size=size), cell(students, size=size, **other)) for size in SIZES}
+        assert f"{claim} {'; '.join(f'{size} {points(s)}' for size, s in found.items())} {verdict(*found.values())}" in shown
     for i, claim in enumerate(('Specialization lifts the target at every size', 'Generic chain of thought falls at every size', 'More than half of it before the first checkpoint')):
         found = {size: three[i] for size, three in changed.items()}
         assert f"1. {claim} {'; '.join(f'{size} {points(s)}' for size, s in found.items())} {verdict(*found.values())}" in shown
