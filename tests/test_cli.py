@@ -11,7 +11,8 @@ import pytest
 from loopback import Loopback, Stall, Status, reply
 
 from cotkit.cli import COMMANDS, main
-from cotkit.core import read_jsonl, write_jsonl
+from cotkit.core import Rationale, read_jsonl, write_jsonl
+from cotkit.records import RunRecord
 from cotkit.synthetic import word_problems
 
 RAW = [{'id': p.id, 'question': p.question, 'answer': p.answer, 'steps': list(p.steps)} for p in word_problems(60, seed=5, steps=(1, 2))]
@@ -93,6 +94,105 @@ def test_seq2seq_and_resume(cotkit):
     assert cotkit(f'{line} --resume')[0] == 0
 
 
+def folder_of(student): return json.loads((Path(student)/'cotkit.json').read_text())
+
+
+def test_a_shared_prefix(cotkit):
+    "--share-prefix puts the question first in step-by-step, and counts problems"
+    cotkit('collect --task data --oracle 1.0')
+    code, out, _ = cotkit('distill --task data --rationales rationales.jsonl --student nano --steps 3 --share-prefix --out run --json')
+    assert code == 0 and last(out)['examples'] == 72 and folder_of('run/student')['format']['marker'] == 'after'
+    assert RunRecord.load('run/record.json').config['share_prefix'] is True
+    code, out, _ = cotkit('distill --task data --rationales rationales.jsonl --student nano --steps 3 --recipe chain-of-thought --share-prefix --out chain --json')
+    assert code == 0 and folder_of('chain/student')['format'] == {'name': 'zero-shot-cot'}
+
+
+EASY = [{'id': p.id, 'question': p.question, 'answer': p.answer, 'steps': list(p.steps)} for p in word_problems(60, seed=5, steps=(1, 1), largest=10)]
+
+
+@pytest.fixture(scope='module')
+def school(tmp_path_factory):
+    "A folder with easy problems and a student that has learned them: somebody's teacher"
+    folder = tmp_path_factory.mktemp('school')
+    write_jsonl(folder/'easy/train.jsonl', EASY[:40])
+    write_jsonl(folder/'easy/test.jsonl', EASY[40:])
+    assert main(f'collect --task {folder}/easy --oracle 1.0 --store {folder}/ledger.sqlite --out {folder}/gold.jsonl'.split()) == 0
+    assert main(f'distill --task {folder}/easy --rationales {folder}/gold.jsonl --recipe chain-of-thought --student nano --steps 60 --learning-rate 1e-2 --out {folder}/teacher'.split()) == 0
+    return folder
+
+
+def test_distributions_from_the_ledger_to_a_student(cotkit, school):
+    "collect with log-probabilities, curate, specialize and evaluate; and the same again with --resume"
+    task = f'--task {school}/easy'
+    code, out, _ = cotkit(f'collect {task} --local {school}/teacher --top-logprobs 3 --max-tokens 48 --json')
+    assert code == 0 and last(out)['rationales'] == 36
+    code, out, _ = cotkit(f'curate {task} --rationales rationales.jsonl --keep parsed --out kept.jsonl --json')
+    kept = last(out)['kept']
+    assert code == 0 and kept > 10 and all(r['logprobs'] for r in read_jsonl('kept.jsonl'))
+    line = f'specialize {task} --rationales kept.jsonl --student nano --arch seq2seq --steps 10 --out run --json'
+    code, out, _ = cotkit(line)
+    done = last(out)
+    assert code == 0 and done['examples'] == kept and done['steps'] == 10 and 0.5 < done['coverage'] <= 1
+    record = RunRecord.load('run/record.json')
+    assert record.results['coverage'] == done['coverage'] and record.config['match_weight'] == 1 and record.config['teacher'][0].startswith('student-')
+    assert '**recipe**: specialize' in Path(done['student'], 'README.md').read_text()
+    assert cotkit(line)[0] == 2 and last(cotkit(f'{line} --resume')[1]) == done
+    code, out, _ = cotkit(f'evaluate {task} --student run --max-new-tokens 8 --json')
+    assert code == 0 and last(out)['n'] == 20
+
+
+def test_several_formats_and_a_teacher_that_is_here(cotkit, school):
+    "A mixture of four formats, asked in the first; what is shown is right and from training, and a training problem of the test split is left out"
+    write_jsonl('easy/train.jsonl', EASY[:40])
+    write_jsonl('easy/test.jsonl', [{**EASY[0], 'id': 'leaked'}, *EASY[41:]])
+    code, _, _ = cotkit('collect --task easy --oracle 0.5')
+    assert code == 0 and cotkit('curate --task easy --rationales rationales.jsonl --keep all --out all.jsonl')[0] == 0
+    code, out, _ = cotkit(f'specialize --task easy --rationales all.jsonl --teacher {school}/teacher --formats few-shot-cot zero-shot-cot answer-only few-shot-answer-only --shots 1 '
+                          '--match-weight 0.5 --divergence reverse --rest restrict --top 2 --student nano --steps 3 --out run --json')
+    done, mixture = last(out), folder_of('run/student')['format']
+    shown = mixture['formats'][0]['demonstrations']
+    assert code == 0 and done['in_test_split'] == 1 and done['examples'] == 4*35 and 0.2 < done['coverage'] < 1
+    assert mixture['name'] == 'mixture' and mixture['asked'] == 0 and [f['name'] for f in mixture['formats']] == ['few-shot-cot', 'zero-shot-cot', 'answer-only', 'few-shot-answer-only']
+    assert len(shown) == 4 and all(d['rationale']['correct'] for d in shown) and EASY[0]['question'] not in {d['problem']['question'] for d in shown}
+    assert {d['rationale']['teacher'] for d in shown} == {'gold', 'oracle(accuracy=0.5, seed=0)'}
+
+
+def test_the_whole_vocabulary_and_texts_of_its_own(cotkit, school):
+    "--top all gives a named size the teacher's tokens; without rationales gold steps are taught"
+    code, out, _ = cotkit(f'specialize --task {school}/easy --teacher {school}/teacher --top all --on-policy 1 --student nano --steps 2 --batch-size 2 --out run --json')
+    assert code == 0 and last(out)['examples'] == 36 and last(out)['coverage'] == 1
+    assert Path('run/student/tokenizer.json').read_text() == (school/'teacher/student/tokenizer.json').read_text()
+    record = RunRecord.load('run/record.json')
+    assert record.config['teacher'] == ['teacher'] and record.config['top'] is None and record.config['on_policy'] == 1
+
+
+def test_choices_are_those_of_the_library():
+    "They stand in the command line once more, because reading them would load PyTorch"
+    from cotkit.cli import make_parser
+    from cotkit.match import DIVERGENCES, RESTS
+    parser = make_parser()._subparsers._group_actions[0].choices['specialize']
+    choices = {action.dest: tuple(action.choices) for action in parser._actions if action.dest in ('divergence', 'rest')}
+    assert choices == {'divergence': DIVERGENCES, 'rest': RESTS}
+
+
+def test_problems_that_nobody_has_solved(cotkit):
+    "collect, curate and distill without gold answers: the teacher's are taught, and nothing is said about accuracy"
+    recorded = [{'id': r['id'], 'question': r['question'], 'said': f"{' '.join(r['steps'])} The answer is {int(r['answer']) + 1}."} for r in RAW[:40]]
+    write_jsonl('questions.jsonl', [*recorded, {'id': 'mute', 'question': 'How many?', 'said': 'I cannot tell.'}])
+    task = '--task questions.jsonl --split train+validation --unlabelled'
+    code, out, _ = cotkit(f'collect {task} --replay said --json')
+    assert code == 0 and last(out)['rationales'] == 41
+    code, out, _ = cotkit(f'curate {task} --rationales rationales.jsonl --keep parsed --out kept.jsonl --json')
+    assert code == 0 and last(out)['kept'] == 40 and not {'accuracy', 'correct', 'first', 'low', 'high'} & set(last(out))
+    kept = {r.problem_id: r for r in map(Rationale.from_dict, read_jsonl('kept.jsonl'))}
+    assert {r.correct for r in kept.values()} == {None} and kept[RAW[0]['id']].answer == str(int(RAW[0]['answer']) + 1)
+    for recipe, examples in (('label-only', 36), ('step-by-step', 72), ('chain-of-thought', 36)):
+        code, out, _ = cotkit(f'distill --task questions.jsonl --unlabelled --rationales kept.jsonl --labels teacher --recipe {recipe} --student nano --steps 2 --out {recipe} --json')
+        assert code == 0 and abs(last(out)['examples'] - examples) <= 2
+    code, out, _ = cotkit('evaluate --task data --student label-only --max-new-tokens 4 --json')
+    assert code == 0 and last(out)['n'] == 20
+
+
 BAD = {
     'broken line': ('curate --task broken.jsonl --rationales r.jsonl', r'broken\.jsonl:2: .*JSON'),
     'missing field': ('curate --task missing.jsonl --rationales r.jsonl', r'missing\.jsonl:2: .*"answer".*missing'),
@@ -120,6 +220,30 @@ BAD = {
     'record is none': ('publish data --record data/test.jsonl', r'test\.jsonl'),
     'limit of zero': ('curate --task data --limit 0 --rationales r.jsonl', r'--limit'),
     'oracle out of range': ('collect --task data --oracle 80 --out new.jsonl', r'80'),
+    'soft targets from nowhere': ('specialize --task data --rationales r.jsonl --out run', r'r\.jsonl: .*--top-logprobs.*--teacher'),
+    'gold steps alone': ('specialize --task data --out run', r'--top-logprobs.*--teacher'),
+    'on-policy without a teacher': ('specialize --task data --rationales r.jsonl --on-policy 0.5 --out run', r'--on-policy.*--teacher'),
+    'whole vocabulary without a teacher': ('specialize --task data --rationales r.jsonl --top all --out run', r'--top.*--teacher'),
+    'format does not exist': ('specialize --task data --teacher nowhere --formats zero-shot-cot cot --out run', r"'cot'.*few-shot-answer-only"),
+    'nothing to show': ('specialize --task plain.jsonl --teacher nowhere --formats few-shot-cot --out run', r'few-shot-cot.*none.*zero-shot-cot'),
+    'wrong rationales are not shown': ('specialize --task plain.jsonl --rationales wrong.jsonl --teacher nowhere --formats few-shot-cot --out run', r'few-shot-cot.*none'),
+    'no shots': ('specialize --task data --teacher nowhere --formats few-shot-cot --shots 0 --out run', r'--shots'),
+    'nothing to teach': ('specialize --task plain.jsonl --teacher nowhere --out run', r'nothing to teach.*curate'),
+    'rationales about something else': ('distill --task plain.jsonl --rationales r.jsonl --recipe chain-of-thought --out run', r'nothing to teach.*curate'),
+    'gold answers in a few-shot format': ('specialize --task data --teacher nowhere --formats few-shot-answer-only --labels teacher --out run', r'--formats.*gold'),
+    'answers alone': ('specialize --task data --teacher nowhere --formats answer-only --out run', r'--formats.*zero-shot-cot'),
+    'teacher does not exist': ('specialize --task data --teacher ./nowhere --out run', r'nowhere: no such folder'),
+    'training on test': ('specialize --task data --split test --teacher nowhere --out run', r'--split'),
+    'match weight out of range': ('specialize --task data --rationales r.jsonl --teacher nowhere --match-weight 2 --out run', r'--match-weight'),
+    'on-policy out of range': ('specialize --task data --teacher nowhere --on-policy 2 --out run', r'--on-policy'),
+    'shared prefix of an encoder': ('distill --task data --recipe label-only --student nano --arch seq2seq --share-prefix --out run', r'Only causal'),
+    'no answers in the file': ('curate --task questions.jsonl --rationales r.jsonl', r'questions\.jsonl: .*"answer".*--unlabelled'),
+    'checked against no answers': ('curate --task questions.jsonl --unlabelled --rationales r.jsonl', r'--keep parsed'),
+    'evaluated against no answers': ('evaluate --task questions.jsonl --split train --unlabelled --student nowhere', r'no gold answers.*leave this out'),
+    'gold labels that are not there': ('distill --task questions.jsonl --unlabelled --rationales r.jsonl --out run', r'--labels teacher'),
+    'an oracle without answers': ('collect --task questions.jsonl --unlabelled --oracle 0.5 --out new.jsonl', r'--oracle'),
+    'unlabelled kind': ('curate --task questions.jsonl --unlabelled colour --rationales r.jsonl', r"'colour'.*number"),
+    'unlabelled task of ours': ('curate --task word_problems --unlabelled --rationales r.jsonl', r'--unlabelled.*--labels teacher'),
     'few-shot without steps': ('collect --task plain.jsonl --oracle 0.5 --format few-shot-cot --out new.jsonl', r'--format'),
 }
 
@@ -129,6 +253,8 @@ def bad_files(here):
     Path('broken.jsonl').write_text('{"question": "1 + 1?", "answer": "2"}\n{"question": "1 +\n')
     Path('missing.jsonl').write_text('{"question": "1 + 1?", "answer": "2"}\n{"question": "1 + 2?"}\n')
     write_jsonl('plain.jsonl', [{'question': f'1 + {i}?', 'answer': f'{i + 1}'} for i in range(20)])
+    write_jsonl('questions.jsonl', [{'question': f'1 + {i}?'} for i in range(20)])
+    write_jsonl('wrong.jsonl', [{'problem_id': 'plain-train-1', 'text': '1 + 0 = 2. The answer is 2.', 'answer': '2', 'correct': False}])
     Path('empty').mkdir()
     Path('empty/train.jsonl').write_text('')
     write_jsonl('r.jsonl', [{'problem_id': RAW[0]['id'], 'text': 'The answer is 1.'}])

@@ -208,3 +208,16 @@ def test_the_first_token_keeps_its_logprobs_when_only_its_space_is_cut():
     raw = Rationale('p', ''.join(t.token for t in tokens), logprobs=tokens)
     read = read_rationale(raw, Problem('p', 'How many?', '8'), ZeroShotCoT())
     assert read.text == raw.text.strip().removesuffix('\n\nQ:') and [t.token for t in read.logprobs] == [t.token for t in tokens[:-2]]
+
+
+def test_without_gold_answers_nothing_is_right_or_wrong():
+    unlabelled = dataclasses.replace(APPLES, answer='')
+    said = [about(GOOD), about('The bags hold 4 * 2 = 9 apples, so 12. The answer is 12.'), about('I do not know how many apples she has.')]
+    curated = curate(said, [unlabelled], FORMAT, keep='parsed')
+    assert [r.answer for r in curated.kept] == ['11', '12'] and curated.by_reason() == {'unreadable': 1}
+    assert {r.correct for r in curated.kept} == {None} and curated.accuracy is curated.first is None
+    assert json.loads(json.dumps(curated.to_dict())) == {'rationales': 3, 'parsed': 2, 'kept': 2, 'problems': 1, 'covered': 1, 'dropped': {'unreadable': 1}}
+    assert 'accuracy' not in curated._repr_html_()
+    with pytest.raises(CotkitError, match='no gold answers.*parsed'): curate(said, [unlabelled], FORMAT)
+    half = curate([*said, about(GOOD, SUBJECT)], [unlabelled, SUBJECT], FORMAT, keep='all')
+    assert half.accuracy.n == 1 and len(half.kept) == 4

@@ -51,6 +51,10 @@ def test_names_are_escaped_in_reprs():
     assert '<img' not in summarise([taken([1, 0], name='<img src=x>')])._repr_html_()
 
 
+def test_problems_without_gold_answers_are_no_test():
+    with pytest.raises(CotkitError, match='no gold answers'): score(['The answer is 4.'], [Problem('p', 'How many?', '')], ZeroShotCoT())
+
+
 def test_counts_must_match():
     with pytest.raises(CotkitError, match='2 outputs for 1 problems'): score(['a', 'b'], [APPLES], ZeroShotCoT())
     with pytest.raises(CotkitError, match='nothing to evaluate'): score([], [], ZeroShotCoT())

@@ -291,6 +291,32 @@ def test_own_problems_survive_the_file(tmp_path_factory, rows):
     assert [(p.question, p.answer, list(p.steps)) for p in task['train']] == [(q, str(a), s) for q, a, s in rows]
     assert len({p.id for p in task['train']}) == len(rows)
 
+
+def test_problems_without_answers(tmp_path):
+    "answer=None: neither answers nor gold steps are read, choices are; the columns stay in meta"
+    path = tmp_path/'own.jsonl'
+    path.write_text('\n'.join(json.dumps({'question': f'q{i}', 'answer': 'A', 'choices': ['zoo', 'park'], 'steps': ['s'], 'subquestions': ['?']}) for i in range(20)))
+    task = Task.from_jsonl(path, answer=None)
+    assert task.kind == 'choice' and {split: len(o) for split, o in task.splits.items()} == {'train': 18, 'validation': 2}
+    assert all(p.answer == '' and p.choices == ('zoo', 'park') and p.steps == p.subquestions == () and p.meta['answer'] == 'A' for p in task['train+validation'])
+    assert Task.from_jsonl(path)['train'][0].answer == 'zoo'
+    path.write_text(json.dumps({'question': 'q', 'choices': 7}))
+    assert Task.from_jsonl(path, answer=None, choices='options')['train'][0].kind == 'number'
+    assert Task.from_jsonl(path, answer=None, choices='options', kind='text')['train'][0].kind == 'text'
+    labelled = Task.from_jsonl(path, answer=None, choices=['good', 'bad'])['train'][0]
+    assert (labelled.kind, labelled.choices, labelled.answer) == ('label', ('good', 'bad'), '')
+
+
+@pytest.mark.parametrize('lines, options, line, words', [
+    (['{"question": "q"}', '{"question": " "}'], {}, 2, 'is empty'), (['{"ask": "q"}'], {}, 1, 'is missing'),
+    (['{"question": "q"}'], {'kind': 'choice'}, 1, 'Give the choices'), (['{"question": "q"}'], {'kind': 'colour'}, 1, 'One of: number'),
+    (['{"question": "q"}'], {'answer': 'answer'}, None, '--unlabelled'), (['{"question": "q", "answer": ""}'], {'answer': 'answer'}, 1, 'is empty')])
+def test_what_is_wrong_with_a_file_without_answers(tmp_path, lines, options, line, words):
+    path = tmp_path/'own.jsonl'
+    path.write_text('\n'.join(lines))
+    with pytest.raises(CotkitError, match=words) as caught: Task.from_jsonl(path, **{'answer': None, **options})
+    assert caught.value.line == line
+
 # the real data sets
 
 
