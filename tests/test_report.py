@@ -408,3 +408,8 @@ def test_many_rows_stay_few_in_the_document(browser, tmp_path):
     assert count(browser) == 10_000 and run(browser, 'return document.querySelectorAll("*").length') < 1000
     search(browser, 'Ann has 9999 apples')
     assert count(browser) == 1 and run(browser, 'return document.querySelectorAll("#rows tr.row").length') == 1
+
+
+def test_a_card_lists_several_teachers_in_words():
+    card = model_card('s', {'teacher': ['a', 'b']})
+    assert '- **teacher**: a, b' in card
