@@ -464,9 +464,9 @@ def distill(
     share_prefix: bool = False,              # causal: a problem's examples become one row, and their common beginning is computed once
     **arguments: Any,                        # of `training_arguments`
 ) -> Student:                                # the same student, trained
-    "Teach a student; a `CotkitError` on overlapping problems, or on a folder that holds another run"
+    "Teach a student; a `CotkitError` on overlapping problems, or on a folder that already holds checkpoints"
     problems, validation, checkpoint = list(problems), list(validation), last_checkpoint(output_dir)
-    if checkpoint and not resume: raise CotkitError('holds the checkpoints of another run', 'Pass resume=True, or choose another folder.', file=output_dir)
+    if checkpoint and not resume: raise CotkitError('already holds checkpoints', 'Go on with resume=True (--resume), or choose another folder.', file=output_dir)
     check_apart(problems, validation)
     rows, held_out = training_rows(student, problems, rationales, validation, share_prefix, max_input=max_input, max_target=max_target)
     _check_context(student, rows)

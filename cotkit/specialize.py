@@ -173,7 +173,7 @@ def specialize(
 ) -> Student:                                # the same student, trained
     "Teach a student a teacher's distributions; a `CotkitError` where `distill` raises one, on test items, and if there is nothing to match"
     problems, rationales, validation, checkpoint = list(problems), list(rationales), list(validation), last_checkpoint(output_dir)
-    if checkpoint and not resume: raise CotkitError('holds the checkpoints of another run', 'Pass resume=True, or choose another folder.', file=output_dir)
+    if checkpoint and not resume: raise CotkitError('already holds checkpoints', 'Go on with resume=True (--resume), or choose another folder.', file=output_dir)
     _check_settings(student, problems, [*validation, *never], teacher, top, on_policy)
     rows, held_out = training_rows(student, problems, rationales, validation, max_input=max_input, max_target=max_target)
     _check_context(student, rows)

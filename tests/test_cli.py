@@ -90,7 +90,7 @@ def test_seq2seq_and_resume(cotkit):
     line = 'distill --task data --rationales rationales.jsonl --student nano --arch seq2seq --steps 10 --out run'
     assert cotkit(line)[0] == 0
     code, _, err = cotkit(line)
-    assert code == 2 and 'resume' in err
+    assert code == 2 and 'already holds checkpoints' in err and '--resume' in err
     assert cotkit(f'{line} --resume')[0] == 0
 
 
@@ -214,6 +214,14 @@ BAD = {
     'batch results of something else': ('collect --task data --model m --base-url http://127.0.0.1:9/v1 --batch-results other.jsonl --out new.jsonl', r'none of the 1 results'),
     'batch results without an id': ('collect --task data --model m --base-url http://127.0.0.1:9/v1 --batch-results data/train.jsonl --out new.jsonl', r'train\.jsonl:1: .*"custom_id"'),
     'share of a file': ('curate --task data/train.jsonl --test-share 2 --rationales r.jsonl', r'"test".*0'),
+    'batch results that are requests': ('collect --task data --model m --base-url http://127.0.0.1:9/v1 --batch-results requests.jsonl --out old.jsonl', r'no result could be read; the first: .*requests'),
+    'batch results in no line': ('collect --task data --model m --base-url http://127.0.0.1:9/v1 --batch-results nothing.jsonl --out old.jsonl', r'nothing\.jsonl|no result could be read'),
+    'a folder where a file goes': ('collect --task data --oracle 0.5 --out data', r"--out.*'data' is a folder"),
+    'a file where a folder goes': ('distill --task data --recipe label-only --out plain.jsonl', r"--out.*'plain\.jsonl' is a file"),
+    'labels alone': ('distill --task data --student nano --out run', r'step-by-step needs rationales.*--rationales.*label-only'),
+    'labels alone beside rationales about others': ('distill --task plain.jsonl --rationales r.jsonl --out run', r'step-by-step needs rationales'),
+    'format of training': ('collect --task data --oracle 0.5 --format mixture --out new.jsonl', r'--format'),
+    'distilling on test': ('distill --task data --split test --recipe label-only --out run', r'--split'),
     'published student is none': ('publish data', r'data.*cotkit\.json|data.*config\.json'),
     'published without a token': ('publish data --repo ann/apples', r'HF_TOKEN'),
     'about without a value': ('publish data --about teacher', r'--about'),
@@ -248,8 +256,11 @@ BAD = {
 }
 
 
+SPLIT = re.compile(r'\w+: \w+ \d+(, \w+ \d+)*')
+
+
 @pytest.fixture
-def bad_files(here):
+def bad_files(here, cotkit):
     Path('broken.jsonl').write_text('{"question": "1 + 1?", "answer": "2"}\n{"question": "1 +\n')
     Path('missing.jsonl').write_text('{"question": "1 + 1?", "answer": "2"}\n{"question": "1 + 2?"}\n')
     write_jsonl('plain.jsonl', [{'question': f'1 + {i}?', 'answer': f'{i + 1}'} for i in range(20)])
@@ -258,6 +269,9 @@ def bad_files(here):
     Path('empty').mkdir()
     Path('empty/train.jsonl').write_text('')
     write_jsonl('r.jsonl', [{'problem_id': RAW[0]['id'], 'text': 'The answer is 1.'}])
+    Path('old.jsonl').write_text(Path('r.jsonl').read_text())
+    Path('nothing.jsonl').write_text('')
+    cotkit('collect --task data --model m --base-url http://127.0.0.1:9/v1 --batch-file requests.jsonl')
     write_jsonl('other.jsonl', [{'id': 'batch_req_1', 'custom_id': 'request-1', 'response': {'status_code': 200, 'body': {}}, 'error': None}])
     with sqlite3.connect('newer.sqlite') as connection: connection.execute('PRAGMA user_version = 999')
     connection.close()
@@ -270,10 +284,87 @@ def test_bad_input_meets_one_line(cotkit, here, bad_files, case):
     before = visible(here)
     code, out, err = cotkit(line + ' --json')
     assert code == 2 and out == ''
-    lines = [l for l in err.splitlines() if l.strip()]
+    lines = [l for l in err.splitlines() if l.strip() and not SPLIT.fullmatch(l)]
     assert len(lines) == 1 and lines[0].startswith(f'cotkit {line.split()[0]}: ')
     assert re.search(expected, lines[0]), lines[0]
     assert not {p for p in visible(here) - before if not p.startswith('ledger.sqlite')}
+
+
+OUT_OF_BOUNDS = [
+    'collect --oracle 0.5 --samples 0', 'collect --oracle 0.5 --temperature -3', 'collect --oracle 0.5 --temperature nan', 'collect --oracle 0.5 --max-tokens 0',
+    'collect --oracle 0.5 --top-logprobs -1', 'collect --oracle 0.5 --in-flight 0', 'collect --oracle 0.5 --max-requests -1', 'collect --oracle 0.5 --shots 0', 'collect --oracle -0.1',
+    'curate --replay said --per-problem 0', 'curate --replay said --limit 1.5', 'distill --out run --batch-size 0', 'distill --out run --learning-rate -1', 'distill --out run --learning-rate inf',
+    'distill --out run --steps 0', 'distill --out run --steps -5', 'distill --out run --seed -1', 'distill --out run --alpha 2',
+    'specialize --out run --steps 0', 'specialize --out run --top 0', 'evaluate --student run --batch-size 0', 'evaluate --student run --max-new-tokens 0', 'demo --steps 0', 'demo --test 0']
+
+
+@pytest.mark.parametrize('line', OUT_OF_BOUNDS)
+def test_numbers_out_of_bounds(cotkit, here, line):
+    "One line that names the option, exit code 2, and nothing is written"
+    name, *options = line.split()
+    before = visible(here)
+    code, out, err = cotkit(' '.join([name, *([] if name == 'demo' else ['--task', 'data']), *options]))
+    assert code == 2 and out == '' and err.count('\n') == 1 and err.startswith(f'cotkit {name}: error: argument {options[-2]}: ')
+    assert visible(here) == before
+
+
+def test_an_old_file_of_rationales_stays(cotkit, bad_files):
+    "Neither requests taken for results nor a run that sent nothing replaces it"
+    before = Path('old.jsonl').read_bytes()
+    line = 'collect --task data --model m --base-url http://127.0.0.1:9/v1 --out old.jsonl'
+    assert cotkit(f'{line} --batch-results requests.jsonl')[0] == 2
+    code, _, err = cotkit(f'{line} --max-requests 0')
+    assert code == 2 and re.search(r'old\.jsonl: holds rationales.*--out', err)
+    assert Path('old.jsonl').read_bytes() == before
+
+
+def test_some_requests_fail(cotkit):
+    "How many and why is on standard error, and in the summary"
+    with Loopback(lambda n, body: Status(400, body={'error': {'message': 'too long for us'}}) if n % 2 else None) as server:
+        code, out, err = cotkit(f'collect --task data --limit 6 --in-flight 1 --model teacher --base-url {server.base_url} --json')
+    said = last(out)
+    assert code == 0 and (said['rationales'], said['failed']) == (3, 3) and 'too long for us' in said['first_failure']
+    assert f"3 of 6 requests failed; the first: {said['first_failure']}" in err.splitlines()
+
+
+def test_the_split_is_said(cotkit):
+    "On standard error, where work is about to start"
+    expected = 'data: train 36, validation 4, test 20'
+    assert expected in cotkit('collect --task data --oracle 1.0')[2].splitlines()
+    for line in ('distill --recipe label-only --student nano --steps 1', 'distill --rationales rationales.jsonl --student nano --steps 1'):
+        assert expected in cotkit(f'{line} --task data --out run-{len(line)}')[2].splitlines()
+
+
+@pytest.mark.parametrize(('error', 'expected'), [
+    (KeyboardInterrupt(), r'cotkit distill: interrupted\. Run the same command with --resume to go on\.\n'),
+    (PermissionError(13, 'Permission denied', 'run'), r"cotkit distill: .*Permission denied: 'run'\n")])
+def test_what_stops_a_command(cotkit, monkeypatch, error, expected):
+    "Ctrl-C names --resume where there are checkpoints; the system's own errors are one line; exit code 1"
+    def stop(args): raise error
+    command = COMMANDS['distill']
+    monkeypatch.setitem(COMMANDS, 'distill', type(command)(command.help, command.example, command.add, stop))
+    code, out, err = cotkit('distill --task data --out run')
+    assert code == 1 and out == '' and re.fullmatch(expected, err)
+
+
+def test_interrupted_collecting_needs_no_option(cotkit, monkeypatch):
+    def stop(self, request): raise KeyboardInterrupt
+    monkeypatch.setattr('cotkit.teachers.OracleTeacher.complete', stop)
+    code, _, err = cotkit('collect --task data --oracle 0.5')
+    assert code == 1 and 'Run the same command again to go on.' in err
+
+
+def test_a_student_goes_on_from_a_run(cotkit, here):
+    "--student takes the folder of a run or the student in it; a size stays a size beside a run of that name"
+    line = 'distill --task data --recipe label-only --steps 1'
+    assert cotkit(f'{line} --student nano --out nano')[0] == 0
+    for student, base in (('./nano', './student'), ('nano/student', './student'), ('nano', 'nano')):
+        out = f'run-{len(student)}'
+        assert cotkit(f'{line} --student {student} --out {out}')[0] == 0
+        assert RunRecord.load(f'{out}/record.json').config['student'] == base
+
+
+def test_exit_codes_are_explained(cotkit): assert 'Exit codes: 0 done, 2 input cannot be used, 1 interrupted or failed' in cotkit('--help')[1].splitlines()
 
 
 def test_a_server_that_answers_401(cotkit, here, monkeypatch):
@@ -348,3 +439,23 @@ def test_curate_keeps_test_questions_out(cotkit):
     cotkit('collect --task data --oracle 1.0 --split train+validation')
     code, out, _ = cotkit('curate --task data --split train+validation --rationales rationales.jsonl --json')
     assert code == 0 and last(out)['dropped'] == {'in test split': 1}
+    code, out, _ = cotkit('distill --task data --recipe label-only --student nano --steps 1 --out run --json')
+    assert code == 0 and last(out)['in_test_split'] == 1 and last(out)['examples'] == 35
+
+
+def test_curate_keeps_test_questions_out_of_one_file(cotkit):
+    "The test split that --test-share draws is kept out too, and so is it from training"
+    task = '--task mine.jsonl --test-share 0.3'
+    write_jsonl('mine.jsonl', RAW)
+    assert cotkit(f'collect {task} --split test --oracle 1.0')[0] == 0
+    tested = {r['problem_id'] for r in read_jsonl('rationales.jsonl')}
+    write_jsonl('mine.jsonl', [*RAW, *({**row, 'id': f"{row['id']}-again"} for row in RAW if row['id'] in tested)])
+    assert cotkit(f'collect {task} --oracle 1.0')[0] == 0
+    code, out, _ = cotkit(f'curate {task} --rationales rationales.jsonl --out kept.jsonl --json')
+    dropped = last(out)['dropped']['in test split']
+    assert code == 0 and dropped > 5
+    cotkit(f'collect {task} --split test --oracle 1.0 --out test.jsonl')
+    texts = [{' '.join(r['text'].split()) for r in read_jsonl(name)} for name in ('kept.jsonl', 'test.jsonl')]
+    assert texts[0] and not texts[0] & texts[1]
+    code, out, _ = cotkit(f'distill {task} --rationales kept.jsonl --student nano --steps 1 --out run --json')
+    assert code == 0 and last(out)['in_test_split'] == dropped
