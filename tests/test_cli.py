@@ -459,3 +459,20 @@ def test_curate_keeps_test_questions_out_of_one_file(cotkit):
     assert texts[0] and not texts[0] & texts[1]
     code, out, _ = cotkit(f'distill {task} --rationales kept.jsonl --student nano --steps 1 --out run --json')
     assert code == 0 and last(out)['in_test_split'] == dropped
+
+
+def test_a_person_reads_accuracies_with_their_intervals(cotkit):
+    cotkit('collect --task data --oracle 0.8')
+    code, out, _ = cotkit('curate --task data --rationales rationales.jsonl --out curated.jsonl')
+    assert code == 0 and re.search(r'accuracy  \d+\.\d % \[\d+\.\d, \d+\.\d\], n = 36', out) and '{' not in out and ' low ' not in out
+
+
+def test_other_splits_and_other_tasks_are_noticed(cotkit, here):
+    "A student of one division of a file is not tested in silence on another, and a report is about its own problems"
+    assert cotkit('collect --task data/train.jsonl --test-share 0.2 --oracle 1.0')[0] == 0
+    assert cotkit('distill --task data/train.jsonl --test-share 0.2 --rationales rationales.jsonl --recipe chain-of-thought --student nano --steps 2 --out run')[0] == 0
+    for share, warned in ((0.2, False), (0.3, True)):
+        code, _, err = cotkit(f'evaluate --task data/train.jsonl --test-share {share} --student run --out e.json --max-new-tokens 4')
+        assert code == 0 and ('trained on other splits' in err) == warned
+    code, _, err = cotkit('report --task data/test.jsonl --evaluations e.json')
+    assert code == 2 and 'outputs are about problems that this task does not have' in err and not (here/'report.html').exists()
