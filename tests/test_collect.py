@@ -266,15 +266,22 @@ def test_retry_after_is_obeyed_on_the_wire(tmp_path):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 8), st.lists(st.booleans(), max_size=60))
 def test_rate_control_bounds_and_never_deadlocks(most, outcomes):
-    rate = RateControl(most)
+    "On a clock of its own, which rests move: many refusals in a row would be minutes of waiting"
+    now, yielding = [0.0], asyncio.sleep
+    rate = RateControl(most, lambda: now[0])
+    async def rest(seconds):
+        now[0] += seconds
+        await yielding(0)
     async def one(answered):
         await rate.enter()
         assert rate.active <= most
-        await asyncio.sleep(0)
+        await yielding(0)
         rate.answered() if answered else rate.refused()
         rate.leave()
     async def work(): await asyncio.wait_for(asyncio.gather(*map(one, outcomes)), 20)
-    asyncio.run(work())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, 'sleep', rest)
+        asyncio.run(work())
     assert rate.active == 0 and 1 <= rate.limit <= most
 
 

@@ -221,3 +221,5 @@ def test_without_gold_answers_nothing_is_right_or_wrong():
     with pytest.raises(CotkitError, match='no gold answers.*parsed'): curate(said, [unlabelled], FORMAT)
     half = curate([*said, about(GOOD, SUBJECT)], [unlabelled, SUBJECT], FORMAT, keep='all')
     assert half.accuracy.n == 1 and len(half.kept) == 4
+    both = curate([*said, about(GOOD), about('It is what you solve. The answer is (d) math problem.', SUBJECT)], [unlabelled, SUBJECT], FORMAT)
+    assert [r.problem_id for r in both.kept] == ['subject'] and both.by_reason() == {'unreadable': 1, 'no gold answer': 3}

@@ -204,7 +204,7 @@ def test_curation_keeps_what_can_be_read_about_unlabelled_problems(unlabelled):
     written = [Rationale(r.problem_id, r.text) for r in about]
     kept = curate(written, blank, ZeroShotCoT(), keep='parsed')
     assert len(kept.kept) == 7 and all(r.answer in NLI_LABELS and not r.correct for r in kept.kept)
-    assert not curate(written, blank, ZeroShotCoT()).kept
+    with pytest.raises(CotkitError, match='no gold answers'): curate(written, blank, ZeroShotCoT())
 
 
 def test_an_unknown_answer_is_never_taught(unlabelled, problems):
