@@ -41,7 +41,7 @@ export: $(READY) ## notebooks -> cotkit/, cleaned
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 
-execute: $(READY) ## run notebooks in place and store their outputs: make execute NB="nbs/00_core.ipynb"
+execute: $(READY) ## run notebooks in place and store their outputs: make execute NB="nbs/data/00_core.ipynb"
 	$(BIN)/python nbs/_site/execute.py $(NB)
 
 bench: $(READY) ## measure each performance claim beside its reference, in one run

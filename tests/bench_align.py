@@ -8,9 +8,9 @@ from pathlib import Path
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 
-from cotkit.align import _spans_of_tokens, align, token_spans
-from cotkit.models import train_tokenizer
-from cotkit.synthetic import word_problems
+from cotkit.training.align import _spans_of_tokens, align, token_spans
+from cotkit.models.students import train_tokenizer
+from cotkit.data.word_problems import word_problems
 from measured import Measured
 
 GSM8K = Path(__file__).resolve().parent.parent.parent/'shared'/'data'/'gsm8k'/'test.jsonl'
@@ -19,7 +19,7 @@ GSM8K = Path(__file__).resolve().parent.parent.parent/'shared'/'data'/'gsm8k'/'t
 def answers():
     "GSM8K's 1,319 test answers where they are at hand, else as many rationales of synthetic word problems"
     if GSM8K.is_file(): return [json.loads(line)['answer'] for line in GSM8K.open(encoding='utf-8')], 'GSM8K answers'
-    return [' '.join(p.steps) for p in word_problems(1319, steps=(4, 7))], 'synthetic rationales'
+    return [' '.join(p.gold_steps) for p in word_problems(1319, steps=(4, 7))], 'synthetic rationales'
 
 
 def dynamic_programming(teacher, student):

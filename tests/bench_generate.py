@@ -10,11 +10,11 @@ import random, statistics, sys, time
 
 import torch
 
-from cotkit.core import Problem
-from cotkit.formats import ZeroShotCoT, gold_rationale
-from cotkit.generate import generate
-from cotkit.models import Student, input_tokens, make_student, target_tokens
-from cotkit.synthetic import word_problems
+from cotkit.data.core import Problem
+from cotkit.data.formats import ZeroShotCoT, gold_rationale
+from cotkit.models.generate import generate
+from cotkit.models.students import Student, tokenize_inputs, make_student, tokenize_targets
+from cotkit.data.word_problems import word_problems
 from measured import Measured
 
 BATCHES = (8, 32, 64, 128, 256)
@@ -25,8 +25,8 @@ def trained(size: str, arch: str, problems: list[Problem], steps: int = 150) -> 
     format = ZeroShotCoT()
     examples = [e for p in problems for e in format.examples(p, [gold_rationale(p)])]
     student = make_student(size, format, [text for e in examples for text in (e.input, ' ' + e.target)], arch)
-    read = input_tokens(student.tokenizer, [e.input for e in examples], arch)
-    write = target_tokens(student.tokenizer, [e.target for e in examples], arch)
+    read = tokenize_inputs(student.tokenizer, [e.input for e in examples], arch)
+    write = tokenize_targets(student.tokenizer, [e.target for e in examples], arch)
     optimizer, order = torch.optim.AdamW(student.model.parameters(), lr=2e-3), random.Random(0)
 
     def padded(rows, fill):
@@ -48,7 +48,7 @@ def trained(size: str, arch: str, problems: list[Problem], steps: int = 150) -> 
 
 def static(student: Student, prompts: list[str], max_new_tokens: int, batch_size: int) -> list[str]:
     "`model.generate` over batches of prompts of like length"
-    rows = input_tokens(student.tokenizer, prompts, student.arch)
+    rows = tokenize_inputs(student.tokenizer, prompts, student.arch)
     order, texts = sorted(range(len(rows)), key=lambda i: len(rows[i])), [''] * len(rows)
     for start in range(0, len(order), batch_size):
         chosen = order[start:start + batch_size]

@@ -20,5 +20,5 @@ def seconds(code: str, rounds: int = 9) -> float:
 if __name__ == '__main__':
     measured, bare = Measured(__file__, 'import'), seconds('pass')
     measured.say('python -c "pass"', bare, 's')
-    for code in ('import cotkit', 'import cotkit.cli'): measured.say(f'python -c "{code}"', seconds(code), 's', 'a bare interpreter', bare)
+    for code in ('import cotkit', 'import cotkit.app.cli'): measured.say(f'python -c "{code}"', seconds(code), 's', 'a bare interpreter', bare)
     measured.save()

@@ -11,11 +11,11 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer
 
-from cotkit.distill import DistillTrainer, training_arguments, training_rows
-from cotkit.encode import IGNORED, Collator, encode
-from cotkit.formats import StepByStep, gold_rationale
-from cotkit.models import make_student
-from cotkit.synthetic import word_problems
+from cotkit.training.distill import DistillTrainer, training_arguments, training_rows
+from cotkit.training.encode import IGNORE_INDEX, Collator, encode
+from cotkit.data.formats import StepByStep, gold_rationale
+from cotkit.models.students import make_student
+from cotkit.data.word_problems import word_problems
 from measured import Measured, clock
 
 ROUNDS, ALPHA = 3, 0.5
@@ -99,7 +99,7 @@ def filling(load: Load, student) -> float:
     "The share of positions that the reference computes for nothing, since each half of a batch is as wide as its longest row"
     with tempfile.TemporaryDirectory() as folder: batches = list(reference(load, student, folder).get_train_dataloader())
     halves = [half for batch in batches for half in batch.values()]
-    used = [half['attention_mask'] > 0 for half in halves] + ([half['labels'] != IGNORED for half in halves] if student.arch == 'seq2seq' else [])
+    used = [half['attention_mask'] > 0 for half in halves] + ([half['labels'] != IGNORE_INDEX for half in halves] if student.arch == 'seq2seq' else [])
     return 1 - sum(o.sum().item() for o in used)/sum(o.numel() for o in used)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from cotkit.distill import DistillTrainer, student_logits, token_losses, training_arguments, training_rows
-from cotkit.encode import IGNORED, Collator, MixedLengthSampler
-from cotkit.formats import ZeroShotCoT, gold_rationale
-from cotkit.models import make_student, parameter_count
-from cotkit.synthetic import word_problems
+from cotkit.training.distill import DistillTrainer, student_logits, token_losses, training_arguments, training_rows
+from cotkit.training.encode import IGNORE_INDEX, Collator, LengthGroupedSampler
+from cotkit.data.formats import ZeroShotCoT, gold_rationale
+from cotkit.models.students import make_student, parameter_count
+from cotkit.data.word_problems import word_problems
 from measured import Measured, clock
 
 STEPS, ROUNDS, BATCH = 150, 3, 8
@@ -36,14 +36,14 @@ def newborn(problems):
 def bare_loop(student, rows) -> float:
     "Seconds for STEPS steps of the same batches in a loop without any bookkeeping"
     collate = Collator(student.tokenizer, student.arch)
-    order = list(MixedLengthSampler(rows, BATCH, seed=0))[:STEPS*BATCH]
+    order = list(LengthGroupedSampler(rows, BATCH, seed=0))[:STEPS*BATCH]
     optimizer = torch.optim.AdamW(student.model.parameters(), lr=2e-3)
     student.model.train()
     begin = time.perf_counter()
     for i in range(STEPS):
         batch = collate([rows[j] for j in order[i*BATCH:(i + 1)*BATCH]])
         logits, labels = student_logits(student.model, batch, student.arch)
-        loss = token_losses(logits, labels).sum() / (labels != IGNORED).sum()
+        loss = token_losses(logits, labels).sum() / (labels != IGNORE_INDEX).sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.model.parameters(), 1.0)
         optimizer.step()
@@ -64,7 +64,7 @@ def main() -> None:
     torch.set_num_threads(1)
     problems = word_problems(3000, seed=0, steps=(2, 3), largest=20)
     rows, _ = training_rows(newborn(problems), problems, [gold_rationale(p) for p in problems], ())
-    order = list(MixedLengthSampler(rows, BATCH, seed=0))[:STEPS*BATCH]
+    order = list(LengthGroupedSampler(rows, BATCH, seed=0))[:STEPS*BATCH]
     tokens = sum(rows['length'][i] for i in order)
     limits, bare, ours = [], [], []
     for _ in range(ROUNDS):

@@ -69,7 +69,7 @@ class Loopback:
     def __init__(self, plan: Plan = lambda n, body: None, latency: float = 0.0):
         self.plan, self.latency = plan, latency
         self.received: list[tuple[float, dict[str, str], dict]] = []
-        self.in_flight, self.most_in_flight = 0, 0
+        self.max_concurrency, self.most_in_flight = 0, 0
         self.ready = threading.Event()
 
     @property
@@ -82,12 +82,12 @@ class Loopback:
         body = await request.json()
         n = len(self.received)
         self.received.append((time.monotonic(), dict(request.headers), body))
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        self.max_concurrency += 1
+        self.most_in_flight = max(self.most_in_flight, self.max_concurrency)
         try:
             if self.latency: await asyncio.sleep(self.latency)
             return await self.act(self.plan(n, body), request, body)
-        finally: self.in_flight -= 1
+        finally: self.max_concurrency -= 1
 
     async def act(self, fault: Any, request: web.Request, body: dict) -> web.StreamResponse:
         if fault is None: return web.json_response(reply(body))

@@ -3,7 +3,7 @@ import json
 import os
 from pathlib import Path
 
-from cotkit.records import git_commit
+from cotkit.data.records import git_commit
 
 
 def clock():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from cotkit.align import _from_offsets, align, group_logprobs, spans_from_offsets, target_spans, token_spans
-from cotkit.core import CotkitError
-from cotkit.models import target_tokens
+from cotkit.training.align import _from_offsets, align, group_logprobs, spans_from_offsets, target_spans, token_spans
+from cotkit.data.core import CotkitError
+from cotkit.models.students import tokenize_targets
 from tokenizers_of_kinds import HOSTILE, RATIONALE, TEXTS, TOKENIZERS, ours, quick, rows_of, texts
 
 PAIRS = list(itertools.permutations(TOKENIZERS, 2))
@@ -175,8 +175,8 @@ def test_nothing_at_all():
 @given(texts=st.lists(texts, min_size=1, max_size=4), name=st.sampled_from(list(TOKENIZERS)), arch=st.sampled_from(['causal', 'seq2seq']))
 def test_target_spans_are_those_of_target_tokens(texts, name, arch):
     spans = target_spans(TOKENIZERS[name], texts, arch)
-    assert np.split(spans.ids, spans.splits[1:-1])[0].tolist() == target_tokens(TOKENIZERS[name], texts, arch)[0]
-    assert spans.ids.tolist() == list(itertools.chain(*target_tokens(TOKENIZERS[name], texts, arch)))
+    assert np.split(spans.ids, spans.splits[1:-1])[0].tolist() == tokenize_targets(TOKENIZERS[name], texts, arch)[0]
+    assert spans.ids.tolist() == list(itertools.chain(*tokenize_targets(TOKENIZERS[name], texts, arch)))
     for text, row in zip(texts, rows_of(spans)):
         assert row[-1] == (len(text.encode()),) * 2 and all(-1 <= s <= e <= len(text.encode()) for s, e in row)
 

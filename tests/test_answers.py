@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from cotkit import answers
-from cotkit.answers import (MARKERS, Accuracy, Answer, cut_run_on, is_correct, normalise, published_correct,
+from cotkit.data import answers
+from cotkit.data.answers import (MARKERS, Accuracy, Answer, cut_run_on, is_correct, normalise, published_correct,
                             published_reading, read_answer, same_answer, to_number, value_of)
-from cotkit.core import ANSWER_KINDS, CotkitError, Problem
+from cotkit.data.core import ANSWER_KINDS, CotkitError, Problem
 
 ROOT = Path(__file__).resolve().parents[1]
 FOREST = ('desert', 'zoo', 'wooded area', 'ocean', 'mall')
@@ -181,8 +181,8 @@ def test_what_is_no_run_on_stays(text): assert cut_run_on(text) == text
 
 
 HOSTILE = '''
-from cotkit.answers import *
-from cotkit.core import Problem
+from cotkit.data.answers import *
+from cotkit.data.core import Problem
 MANY = ('a', 'aa', 'zoo', 'or', ',')
 def texts(n): return ['#### ' * (n // 5), '#### ' + '1' * n, '1' * n, '1,' * (n // 2), '1,111,' * (n // 6), '1 1/' * (n // 4), '(' * n, ')' * n, '(1+' * (n // 3), '-' * n, '1^' * (n // 2), '\\n' * n, ' ' * n, '\\n ' * (n // 2),
     '\\n\\nQ' * (n // 3), 'Q:\\n' * (n // 3), '\\x00' * n, '\\ud800' * n, 'The answer is ' * (n // 14), 'The answer is ' + ',' * n, 'The answer is ' + 'yes,' * (n // 4), 'The answer is yes' + ',' * n + 'no',
@@ -272,7 +272,7 @@ def test_accuracy_shows_itself():
 
 
 def test_answers_is_light():
-    code = "import sys, cotkit.answers, cotkit.tasks; print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow', 'fastcore', 'nbdev') if m in sys.modules])"
+    code = "import sys, cotkit.data.answers, cotkit.data.tasks; print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow', 'fastcore', 'nbdev') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == '[]'
     assert 'eval(' not in Path(answers.__file__).read_text().replace('`eval`', '')
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from loopback import Loopback, Stall, Status, reply
 
-from cotkit.cli import COMMANDS, main
-from cotkit.core import Rationale, read_jsonl, write_jsonl
-from cotkit.records import RunRecord
-from cotkit.synthetic import word_problems
+from cotkit.app.cli import COMMANDS, main
+from cotkit.data.core import Rationale, read_jsonl, write_jsonl
+from cotkit.data.records import RunRecord
+from cotkit.data.word_problems import word_problems
 
-RAW = [{'id': p.id, 'question': p.question, 'answer': p.answer, 'steps': list(p.steps)} for p in word_problems(60, seed=5, steps=(1, 2))]
+RAW = [{'id': p.id, 'question': p.question, 'answer': p.answer, 'steps': list(p.gold_steps)} for p in word_problems(60, seed=5, steps=(1, 2))]
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_a_shared_prefix(cotkit):
     assert code == 0 and folder_of('chain/student')['format'] == {'name': 'zero-shot-cot'}
 
 
-EASY = [{'id': p.id, 'question': p.question, 'answer': p.answer, 'steps': list(p.steps)} for p in word_problems(60, seed=5, steps=(1, 1), largest=10)]
+EASY = [{'id': p.id, 'question': p.question, 'answer': p.answer, 'steps': list(p.gold_steps)} for p in word_problems(60, seed=5, steps=(1, 1), largest=10)]
 
 
 @pytest.fixture(scope='module')
@@ -134,7 +134,7 @@ def test_distributions_from_the_ledger_to_a_student(cotkit, school):
     done = last(out)
     assert code == 0 and done['examples'] == kept and done['steps'] == 10 and 0.5 < done['coverage'] <= 1
     record = RunRecord.load('run/record.json')
-    assert record.results['coverage'] == done['coverage'] and record.config['match_weight'] == 1 and record.config['teacher'][0].startswith('student-')
+    assert record.results['coverage'] == done['coverage'] and record.config['kd_weight'] == 1 and record.config['teacher'][0].startswith('student-')
     assert '**recipe**: specialize' in Path(done['student'], 'README.md').read_text()
     assert cotkit(line)[0] == 2 and last(cotkit(f'{line} --resume')[1]) == done
     code, out, _ = cotkit(f'evaluate {task} --student run --max-new-tokens 8 --json')
@@ -148,11 +148,11 @@ def test_several_formats_and_a_teacher_that_is_here(cotkit, school):
     code, _, _ = cotkit('collect --task easy --oracle 0.5')
     assert code == 0 and cotkit('curate --task easy --rationales rationales.jsonl --keep all --out all.jsonl')[0] == 0
     code, out, _ = cotkit(f'specialize --task easy --rationales all.jsonl --teacher {school}/teacher --formats few-shot-cot zero-shot-cot answer-only few-shot-answer-only --shots 1 '
-                          '--match-weight 0.5 --divergence reverse --rest restrict --top 2 --student nano --steps 3 --out run --json')
+                          '--kd-weight 0.5 --divergence reverse --rest restrict --top 2 --student nano --steps 3 --out run --json')
     done, mixture = last(out), folder_of('run/student')['format']
     shown = mixture['formats'][0]['demonstrations']
     assert code == 0 and done['in_test_split'] == 1 and done['examples'] == 4*35 and 0.2 < done['coverage'] < 1
-    assert mixture['name'] == 'mixture' and mixture['asked'] == 0 and [f['name'] for f in mixture['formats']] == ['few-shot-cot', 'zero-shot-cot', 'answer-only', 'few-shot-answer-only']
+    assert mixture['name'] == 'mixture' and mixture['eval_format'] == 0 and [f['name'] for f in mixture['formats']] == ['few-shot-cot', 'zero-shot-cot', 'answer-only', 'few-shot-answer-only']
     assert len(shown) == 4 and all(d['rationale']['correct'] for d in shown) and EASY[0]['question'] not in {d['problem']['question'] for d in shown}
     assert {d['rationale']['teacher'] for d in shown} == {'gold', 'oracle(accuracy=0.5, seed=0)'}
 
@@ -168,8 +168,8 @@ def test_the_whole_vocabulary_and_texts_of_its_own(cotkit, school):
 
 def test_choices_are_those_of_the_library():
     "They stand in the command line once more, because reading them would load PyTorch"
-    from cotkit.cli import make_parser
-    from cotkit.match import DIVERGENCES, RESTS
+    from cotkit.app.cli import make_parser
+    from cotkit.training.soft_targets import DIVERGENCES, RESTS
     parser = make_parser()._subparsers._group_actions[0].choices['specialize']
     choices = {action.dest: tuple(action.choices) for action in parser._actions if action.dest in ('divergence', 'rest')}
     assert choices == {'divergence': DIVERGENCES, 'rest': RESTS}
@@ -242,7 +242,7 @@ BAD = {
     'answers alone': ('specialize --task data --teacher nowhere --formats answer-only --out run', r'--formats.*zero-shot-cot'),
     'teacher does not exist': ('specialize --task data --teacher ./nowhere --out run', r'nowhere: no such folder'),
     'training on test': ('specialize --task data --split test --teacher nowhere --out run', r'--split'),
-    'match weight out of range': ('specialize --task data --rationales r.jsonl --teacher nowhere --match-weight 2 --out run', r'--match-weight'),
+    'match weight out of range': ('specialize --task data --rationales r.jsonl --teacher nowhere --kd-weight 2 --out run', r'--kd-weight'),
     'on-policy out of range': ('specialize --task data --teacher nowhere --on-policy 2 --out run', r'--on-policy'),
     'shared prefix of an encoder': ('distill --task data --recipe label-only --student nano --arch seq2seq --share-prefix --out run', r'Only causal'),
     'no answers in the file': ('curate --task questions.jsonl --rationales r.jsonl', r'questions\.jsonl: .*"answer".*--unlabelled'),
@@ -292,7 +292,7 @@ def test_bad_input_meets_one_line(cotkit, here, bad_files, case):
 
 OUT_OF_BOUNDS = [
     'collect --oracle 0.5 --samples 0', 'collect --oracle 0.5 --temperature -3', 'collect --oracle 0.5 --temperature nan', 'collect --oracle 0.5 --max-tokens 0',
-    'collect --oracle 0.5 --top-logprobs -1', 'collect --oracle 0.5 --in-flight 0', 'collect --oracle 0.5 --max-requests -1', 'collect --oracle 0.5 --shots 0', 'collect --oracle -0.1',
+    'collect --oracle 0.5 --top-logprobs -1', 'collect --oracle 0.5 --max-concurrency 0', 'collect --oracle 0.5 --max-requests -1', 'collect --oracle 0.5 --shots 0', 'collect --oracle -0.1',
     'curate --replay said --per-problem 0', 'curate --replay said --limit 1.5', 'distill --out run --batch-size 0', 'distill --out run --learning-rate -1', 'distill --out run --learning-rate inf',
     'distill --out run --steps 0', 'distill --out run --steps -5', 'distill --out run --seed -1', 'distill --out run --alpha 2',
     'specialize --out run --steps 0', 'specialize --out run --top 0', 'evaluate --student run --batch-size 0', 'evaluate --student run --max-new-tokens 0', 'demo --steps 0', 'demo --test 0']
@@ -321,7 +321,7 @@ def test_an_old_file_of_rationales_stays(cotkit, bad_files):
 def test_some_requests_fail(cotkit):
     "How many and why is on standard error, and in the summary"
     with Loopback(lambda n, body: Status(400, body={'error': {'message': 'too long for us'}}) if n % 2 else None) as server:
-        code, out, err = cotkit(f'collect --task data --limit 6 --in-flight 1 --model teacher --base-url {server.base_url} --json')
+        code, out, err = cotkit(f'collect --task data --limit 6 --max-concurrency 1 --model teacher --base-url {server.base_url} --json')
     said = last(out)
     assert code == 0 and (said['rationales'], said['failed']) == (3, 3) and 'too long for us' in said['first_failure']
     assert f"3 of 6 requests failed; the first: {said['first_failure']}" in err.splitlines()
@@ -349,7 +349,7 @@ def test_what_stops_a_command(cotkit, monkeypatch, error, expected):
 
 def test_interrupted_collecting_needs_no_option(cotkit, monkeypatch):
     def stop(self, request): raise KeyboardInterrupt
-    monkeypatch.setattr('cotkit.teachers.OracleTeacher.complete', stop)
+    monkeypatch.setattr('cotkit.teachers.protocol.OracleTeacher.complete', stop)
     code, _, err = cotkit('collect --task data --oracle 0.5')
     assert code == 1 and 'Run the same command again to go on.' in err
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from cotkit.collect import BatchResults, Budget, Collected, Limits, RateControl, acollect, backoff_seconds, collect, read_batch, write_batch
-from cotkit.core import Completion, CotkitError, Problem, Request, read_jsonl, write_jsonl
-from cotkit.formats import AnswerOnly, ZeroShotCoT
-from cotkit.store import Store
-from cotkit.synthetic import word_problems
-from cotkit.teachers import OpenAITeacher, OracleTeacher, ReplayTeacher, TeacherError
+from cotkit.teachers.collect import BatchResults, Budget, Collected, Limits, AdaptiveConcurrency, acollect, backoff_seconds, collect, read_batch, write_batch
+from cotkit.data.core import Completion, CotkitError, Problem, Request, read_jsonl, write_jsonl
+from cotkit.data.formats import AnswerOnly, ZeroShotCoT
+from cotkit.teachers.store import Store
+from cotkit.data.word_problems import word_problems
+from cotkit.teachers.protocol import OpenAITeacher, OracleTeacher, ReplayTeacher, TeacherError
 from loopback import Loopback, Raw, Reset, Stall, Status, Truncate, reply
 
 KEY = 'sk-very-secret-4711'
@@ -76,7 +76,7 @@ def test_samples_are_separate_requests(tmp_path):
 
 def test_never_more_in_flight_than_allowed(tmp_path):
     with Loopback(latency=0.02) as server:
-        run(server, problems(40), tmp_path/'a.db', in_flight=5)
+        run(server, problems(40), tmp_path/'a.db', max_concurrency=5)
         assert server.most_in_flight == 5
 
 
@@ -89,7 +89,7 @@ def test_everything_arrives_in_spite_of_all_faults(tmp_path):
         seen[prompt] = seen.get(prompt, 0) + 1
         return faults[min(seen[prompt] - 1, 7)] if hash(prompt) % 2 else faults[(n + seen[prompt]) % 8] if seen[prompt] < 4 else None
     with Loopback(plan) as server:
-        import cotkit.collect as module
+        import cotkit.teachers.collect as module
         module_backoff, module.backoff_seconds = module.backoff_seconds, lambda tries, **_: 0.01
         try: collected = run(server, problems(12), tmp_path/'a.db', retries=8)
         finally: module.backoff_seconds = module_backoff
@@ -126,11 +126,11 @@ def test_half_a_success_is_kept_and_the_rest_reported(tmp_path):
 def test_when_nothing_is_accepted_the_server_s_words_are_said(tmp_path, n):
     "Few requests or many: what is wrong with all of them stands in the summary, not an empty success"
     with Loopback(lambda n, body: Status(400, body={'error': {'message': 'temperature must be 1'}})) as server:
-        collected = run(server, problems(n), tmp_path/'a.db', in_flight=4)
+        collected = run(server, problems(n), tmp_path/'a.db', max_concurrency=4)
         assert collected.rationales == [] and len(server.received) == len(collected.failed) <= 30
         assert f'all {len(collected.failed)} requests failed' in collected.stopped and 'HTTP 400' in collected.stopped and 'temperature must be 1' in repr(collected)
     with Loopback(lambda n, body: Status(400) if n else None) as server:
-        assert run(server, problems(3), tmp_path/'b.db', in_flight=1).stopped == '', 'one of three was answered'
+        assert run(server, problems(3), tmp_path/'b.db', max_concurrency=1).stopped == '', 'one of three was answered'
 
 
 def test_samples_without_chance_are_warned_of(tmp_path):
@@ -144,28 +144,28 @@ def test_samples_without_chance_are_warned_of(tmp_path):
 
 
 def test_retries_end(tmp_path, monkeypatch):
-    monkeypatch.setattr('cotkit.collect.backoff_seconds', lambda tries, **_: 0.001)
+    monkeypatch.setattr('cotkit.teachers.collect.backoff_seconds', lambda tries, **_: 0.001)
     with Loopback(lambda n, body: Status(500)) as server:
         collected = run(server, problems(2), tmp_path/'a.db', retries=2)
         assert len(server.received) == 6 and len(collected.failed) == 2 and collected.rationales == []
 
 
 def test_a_dead_server_ends_the_collection_early(tmp_path, monkeypatch):
-    monkeypatch.setattr('cotkit.collect.backoff_seconds', lambda tries, **_: 0.001)
+    monkeypatch.setattr('cotkit.teachers.collect.backoff_seconds', lambda tries, **_: 0.001)
     with Loopback() as server: pass
-    collected = run(server, problems(500), tmp_path/'a.db', retries=1, in_flight=4)
+    collected = run(server, problems(500), tmp_path/'a.db', retries=1, max_concurrency=4)
     assert 20 <= len(collected.failed) <= 24 and collected.pending == 500 - len(collected.failed) and 'cannot connect' in collected.stopped
 
 
 def test_a_teacher_that_only_refuses_ends_the_collection(tmp_path):
     with Loopback(lambda n, body: Status(429, {'Retry-After': '3600'})) as server:
-        collected = run(server, problems(50), tmp_path/'a.db', in_flight=3, patience=60)
+        collected = run(server, problems(50), tmp_path/'a.db', max_concurrency=3, patience=60)
         assert len(server.received) <= 3 and collected.pending == 50 and not collected.failed and 'too many requests' in collected.stopped
 
 
 def test_a_wrong_key_stops_at_once(tmp_path):
     with Loopback(lambda n, body: Status(401, body={'error': {'message': f'Incorrect API key provided: {KEY}'}}) if n >= 5 else None) as server:
-        with pytest.raises(TeacherError) as e: run(server, problems(300), tmp_path/'a.db', in_flight=2)
+        with pytest.raises(TeacherError) as e: run(server, problems(300), tmp_path/'a.db', max_concurrency=2)
         assert len(server.received) <= 8
         assert '\n' not in str(e.value) and 'Set OPENAI_API_KEY' in str(e.value) and KEY not in str(e.value)
     with Store(tmp_path/'a.db') as store: assert len(store) == 5
@@ -182,7 +182,7 @@ def test_a_bug_in_a_teacher_is_not_swallowed(tmp_path):
     class Buggy(OracleTeacher):
         async def complete(self, request): return {}['no such key'] if request.problem_id == items[5].id else await super().complete(request)
     items = word_problems(30)
-    with pytest.raises(KeyError): collect(items, FORMAT, Buggy(items), tmp_path/'a.db', in_flight=1, progress=False)
+    with pytest.raises(KeyError): collect(items, FORMAT, Buggy(items), tmp_path/'a.db', max_concurrency=1, progress=False)
     with Store(tmp_path/'a.db') as store: assert len(store) == 5
 
 
@@ -202,7 +202,7 @@ def test_budget_of_requests_is_hard_and_resumable(tmp_path):
 def test_budget_of_tokens_is_never_exceeded(tmp_path):
     with Loopback() as server:
         for budget in (0, 100, 300, 1000):
-            collected = run(server, problems(60), tmp_path/f'{budget}.db', max_tokens=20, max_tokens_total=budget, in_flight=8)
+            collected = run(server, problems(60), tmp_path/f'{budget}.db', max_tokens=20, max_tokens_total=budget, max_concurrency=8)
             assert collected.tokens <= budget and collected.stopped and collected.pending == 60 - collected.sent
         assert collected.sent > 20 and 'tokens' in collected.stopped
 
@@ -229,7 +229,7 @@ def test_a_teacher_that_does_not_count_is_charged_the_most():
 
 def test_a_pause_holds_for_everybody():
     clock, slept = [0.0], []
-    rate = RateControl(4, clock=lambda: clock[0])
+    rate = AdaptiveConcurrency(4, clock=lambda: clock[0])
     async def sleep(seconds):
         slept.append(seconds)
         clock[0] += seconds
@@ -246,7 +246,7 @@ def test_a_pause_holds_for_everybody():
 
 def test_a_wall_of_refusals_is_knocked_at_ever_more_rarely():
     clock = [0.0]
-    rate, rests = RateControl(3, clock=lambda: clock[0]), []
+    rate, rests = AdaptiveConcurrency(3, clock=lambda: clock[0]), []
     for _ in range(16):
         rate.refused()
         rests.append(round(rate.resume_at - clock[0], 6))
@@ -258,7 +258,7 @@ def test_a_wall_of_refusals_is_knocked_at_ever_more_rarely():
 
 def test_retry_after_is_obeyed_on_the_wire(tmp_path):
     with Loopback(lambda n, body: Status(429, {'Retry-After': '0.6'}) if n == 0 else None) as server:
-        run(server, problems(4), tmp_path/'a.db', in_flight=1)
+        run(server, problems(4), tmp_path/'a.db', max_concurrency=1)
         times = [t for t, _, _ in server.received]
         assert times[1] - times[0] >= 0.6 and len(times) == 5
 
@@ -268,7 +268,7 @@ def test_retry_after_is_obeyed_on_the_wire(tmp_path):
 def test_rate_control_bounds_and_never_deadlocks(most, outcomes):
     "On a clock of its own, which rests move: many refusals in a row would be minutes of waiting"
     now, yielding = [0.0], asyncio.sleep
-    rate = RateControl(most, lambda: now[0])
+    rate = AdaptiveConcurrency(most, lambda: now[0])
     async def rest(seconds):
         now[0] += seconds
         await yielding(0)
@@ -310,7 +310,7 @@ def test_nothing_to_do(tmp_path):
 
 
 def test_what_cannot_be_collected(tmp_path):
-    for options in ({'samples': 0}, {'in_flight': 0}):
+    for options in ({'samples': 0}, {'max_concurrency': 0}):
         with pytest.raises(CotkitError): collect(problems(1), FORMAT, ReplayTeacher({}), tmp_path/'a.db', progress=False, **options)
     with pytest.raises(CotkitError, match='have the id'): collect([Problem('a', 'Q', '1'), Problem('a', 'R', '1')], FORMAT, ReplayTeacher({}), tmp_path/'a.db', progress=False)
 
@@ -320,12 +320,12 @@ HEED = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)'
 
 SCRIPT = HEED + '''
 import sys
-from cotkit.collect import collect
-from cotkit.core import Problem
-from cotkit.formats import ZeroShotCoT
-from cotkit.teachers import OpenAITeacher
+from cotkit.teachers.collect import collect
+from cotkit.data.core import Problem
+from cotkit.data.formats import ZeroShotCoT
+from cotkit.teachers.protocol import OpenAITeacher
 problems = [Problem(f'p{i}', f'What is {i} plus 1?', str(i + 1)) for i in range(400)]
-collect(problems, ZeroShotCoT(), OpenAITeacher('tiny', sys.argv[1]), sys.argv[2], in_flight=8, progress=False)
+collect(problems, ZeroShotCoT(), OpenAITeacher('tiny', sys.argv[1]), sys.argv[2], max_concurrency=8, progress=False)
 '''
 
 
@@ -346,16 +346,16 @@ def test_an_interrupted_script_loses_and_repeats_nothing(tmp_path, number):
 
 AGAIN = HEED + '''
 import sys, threading, time, _thread
-from cotkit.collect import collect
-from cotkit.core import Problem
-from cotkit.formats import ZeroShotCoT
-from cotkit.teachers import OpenAITeacher
+from cotkit.teachers.collect import collect
+from cotkit.data.core import Problem
+from cotkit.data.formats import ZeroShotCoT
+from cotkit.teachers.protocol import OpenAITeacher
 problems = [Problem(f'p{i}', f'What is {i} plus 1?', str(i + 1)) for i in range(200)]
 teacher = OpenAITeacher('tiny', sys.argv[1], timeout=20)
 threading.Timer(0.8, _thread.interrupt_main).start()
-try: collect(problems, ZeroShotCoT(), teacher, sys.argv[2], in_flight=4, progress=False)
+try: collect(problems, ZeroShotCoT(), teacher, sys.argv[2], max_concurrency=4, progress=False)
 except KeyboardInterrupt: print('interrupted', flush=True)
-rest = collect(problems, ZeroShotCoT(), teacher, sys.argv[2], in_flight=32, progress=False)
+rest = collect(problems, ZeroShotCoT(), teacher, sys.argv[2], max_concurrency=32, progress=False)
 print(len(rest.rationales), rest.sent + rest.reused, flush=True)
 '''
 
@@ -400,7 +400,7 @@ def test_large_jobs_are_several_files(tmp_path, monkeypatch):
     files = write_batch(tmp_path/'r.jsonl', problems(7), FORMAT, BATCH, tmp_path/'a.db', per_file=3)
     assert [f.name for f in files] == ['r.jsonl', 'r-2.jsonl', 'r-3.jsonl'] and [len(f.read_text().splitlines()) for f in files] == [3, 3, 1]
     line = len(files[0].read_bytes()) // 3
-    monkeypatch.setattr('cotkit.collect._BATCH_BYTES', 2 * line + 5)
+    monkeypatch.setattr('cotkit.teachers.collect._BATCH_BYTES', 2 * line + 5)
     by_size = write_batch(tmp_path/'s.jsonl', problems(7), FORMAT, BATCH, tmp_path/'a.db')
     assert all(f.stat().st_size <= 2 * line + 5 for f in by_size) and sum(len(f.read_text().splitlines()) for f in by_size) == 7
 

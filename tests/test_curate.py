@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from cotkit.core import CotkitError, Problem, Rationale, TokenLogprob
-from cotkit.curate import REASONS, Dropped, curate, majority_vote, overlap, read_rationale, taught_span
-from cotkit.formats import StepByStep, ZeroShotCoT
+from cotkit.data.core import CotkitError, Problem, Rationale, TokenLogprob
+from cotkit.teachers.curate import REASONS, Dropped, curate, majority_vote, contaminated, read_rationale, training_span
+from cotkit.data.formats import StepByStep, ZeroShotCoT
 
 DATA = Path(__file__).resolve().parents[2] / 'shared' / 'data'
 FORMAT = ZeroShotCoT()
@@ -98,8 +98,8 @@ def test_cut_short_is_told_from_a_run_on():
 
 def test_test_questions_are_kept_out():
     test = Problem('test-1', '  ann HAS 3 apples; she buys 4 bags with 2 apples each. How many apples does Ann have now', '11')
-    assert reasons(GOOD, against=[test]) == ['in test split']
-    assert overlap([APPLES], [dataclasses.replace(test, question=test.question.replace('3', '4'))]) == set()
+    assert reasons(GOOD, held_out=[test]) == ['in test split']
+    assert contaminated([APPLES], [dataclasses.replace(test, question=test.question.replace('3', '4'))]) == set()
 
 
 def test_numbers():
@@ -180,7 +180,7 @@ def test_every_rationale_ends_up_in_one_place(texts, keep, problem):
 def test_reading_twice_changes_nothing(text, problem):
     once = read_rationale(about(text, problem), problem, FORMAT)
     assert read_rationale(once, problem, FORMAT) == once
-    start, end = taught_span(text, problem, FORMAT)
+    start, end = training_span(text, problem, FORMAT)
     assert 0 <= start <= end <= len(text)
 
 
@@ -188,7 +188,7 @@ def test_reading_twice_changes_nothing(text, problem):
 @pytest.mark.parametrize('name, train, test', [('svamp', 74.3, 77.5), ('cqa', 75.3, 78.2)])
 def test_recorded_teacher(name, train, test):
     "The 540B teacher of Distilling step-by-step: a correct reading of its recorded outputs, and clean cuts"
-    from cotkit.tasks import load_task
+    from cotkit.data.tasks import load_task
     task = load_task(name, path=DATA / name)
     results = {}
     for split in task.splits:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cotkit.core import CotkitError
-from cotkit.demo import STUDENTS, DemoSettings, run_demo
-from cotkit.records import RunRecord
-from cotkit.models import Student
-from cotkit.synthetic import OUT_OF_DISTRIBUTION
+from cotkit.data.core import CotkitError
+from cotkit.app.demo import STUDENTS, DemoSettings, run_demo
+from cotkit.data.records import RunRecord
+from cotkit.models.students import Student
+from cotkit.data.word_problems import OUT_OF_DISTRIBUTION
 
 
 @pytest.fixture(scope='module')

@@ -5,12 +5,12 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from cotkit.core import CotkitError, Example, Problem, Rationale
-from cotkit.distill import RECIPES, DistillTrainer, distill, last_checkpoint, read_history, student_logits, training_arguments
-from cotkit.encode import IGNORED, Collator, encode
-from cotkit.formats import StepByStep, gold_rationale
-from cotkit.models import Size, Student, build_model, train_tokenizer
-from cotkit.synthetic import word_problems
+from cotkit.data.core import CotkitError, Example, Problem, Rationale
+from cotkit.training.distill import RECIPES, DistillTrainer, distill, last_checkpoint, read_history, student_logits, training_arguments
+from cotkit.training.encode import IGNORE_INDEX, Collator, encode
+from cotkit.data.formats import StepByStep, gold_rationale
+from cotkit.models.students import Size, Student, build_model, train_tokenizer
+from cotkit.data.word_problems import word_problems
 
 torch.set_num_threads(1)
 ARCHITECTURES = ('causal', 'seq2seq')
@@ -31,9 +31,9 @@ def naive_loss(student, examples, weights):
     total = 0
     for task, weight in weights.items():
         sums, tokens = 0, 0
-        for example in (e for e in examples if e.task == task):
+        for example in (e for e in examples if e.objective == task):
             row = Collator(student.tokenizer, student.arch)(list(encode([example], student.tokenizer, student.arch)))
-            marked = int((row['labels'] != IGNORED).sum())
+            marked = int((row['labels'] != IGNORE_INDEX).sum())
             sums = sums + student.model(input_ids=row['input_ids'], attention_mask=row['attention_mask'], labels=row['labels']).loss * marked
             tokens += marked
         if tokens: total = total + weight * sums / tokens
@@ -57,7 +57,7 @@ UNEVEN = [Example('explain: ' + 'a b c ' * i, 'x y ' * (1 + 3 * i), 'rationale')
 @pytest.mark.parametrize('batch_size, accumulation', [(9, 1), (2, 5), (1, 9), (4, 3)])
 def test_gradients_equal_one_example_at_a_time(arch, batch_size, accumulation, tmp_path):
     student = make_student(arch)
-    naive_loss(student, UNEVEN, student.format.task_weights).backward()
+    naive_loss(student, UNEVEN, student.format.objective_weights).backward()
     expected = gradients(student.model)
     student.model.zero_grad(set_to_none=True)
     rows, seen = encode(UNEVEN, student.tokenizer, arch), FirstGradient()
@@ -67,7 +67,7 @@ def test_gradients_equal_one_example_at_a_time(arch, batch_size, accumulation, t
     trainer.train()
     assert (seen.gradient - expected).norm() <= 1e-5 * expected.norm()
     student = make_student(arch)
-    with torch.no_grad(): assert trainer.state.log_history[0]['loss'] == pytest.approx(naive_loss(student, UNEVEN, student.format.task_weights).item(), rel=1e-5)
+    with torch.no_grad(): assert trainer.state.log_history[0]['loss'] == pytest.approx(naive_loss(student, UNEVEN, student.format.objective_weights).item(), rel=1e-5)
 
 
 def test_an_encoder_decoder_reads_once_and_writes_each_task_as_wide_as_its_targets():
@@ -99,7 +99,7 @@ def test_filling_changes_nothing(arch):
         logits, labels = student_logits(student.model, together, arch)
         for i, row in enumerate(rows):
             alone, its_labels = student_logits(student.model, Collator(student.tokenizer, arch)([row]), arch)
-            here, marked = labels[i] != IGNORED, its_labels[0] != IGNORED
+            here, marked = labels[i] != IGNORE_INDEX, its_labels[0] != IGNORE_INDEX
             assert labels[i][here].tolist() == its_labels[0][marked].tolist()
             torch.testing.assert_close(logits[i][here], alone[0][marked], rtol=1e-4, atol=1e-5)
 
@@ -168,7 +168,7 @@ def test_every_recipe_learns(arch, recipe, tmp_path):
     assert history[-1]['loss'] < 0.8 * history[0]['loss']
     validated = [row['eval_loss'] for row in history if 'eval_loss' in row]
     assert len(validated) == 3 and validated[-1] < validated[0]
-    for task in student.format.task_weights: assert f'{task}_loss' in history[-1] and 0 <= history[-1][f'eval_{task}_exact'] <= 1
+    for task in student.format.objective_weights: assert f'{task}_loss' in history[-1] and 0 <= history[-1][f'eval_{task}_exact'] <= 1
     loaded = Student.load(tmp_path/'run'/'student')
     assert loaded.format == student.format
     for a, b in zip(student.model.parameters(), loaded.model.parameters()): assert torch.equal(a, b)
@@ -194,7 +194,7 @@ def test_exact_match_is_that_of_greedy_decoding(tmp_path):
     measured = DistillTrainer(student, args, rows, rows).evaluate()['eval_label_exact']
     hits = 0
     for row in rows:
-        read = row['input_ids'][:row['labels'].count(IGNORED)]
+        read = row['input_ids'][:row['labels'].count(IGNORE_INDEX)]
         written = student.model.generate(torch.tensor([read]), attention_mask=torch.ones(1, len(read), dtype=torch.long), max_new_tokens=20, do_sample=False)
         hits += written[0, len(read):].tolist() == row['labels'][len(read):]
     assert measured == hits / 4
@@ -227,7 +227,7 @@ def test_early_stopping(tmp_path):
 # a shared prefix
 
 AFTER = StepByStep(alpha=0.3, marker='after')
-MANY = [e for p, g in zip(PROBLEMS[:5], GOLD) for e in AFTER.examples(p, [g, *(Rationale(p.id, f'{g.text[:40]} {i}. The answer is 1.') for i in range(len(p.steps)))])]
+MANY = [e for p, g in zip(PROBLEMS[:5], GOLD) for e in AFTER.examples(p, [g, *(Rationale(p.id, f'{g.text[:40]} {i}. The answer is 1.') for i in range(len(p.gold_steps)))])]
 
 
 def shared_student(kind, seed=3):
@@ -246,7 +246,7 @@ def shared_student(kind, seed=3):
 @pytest.mark.parametrize('batch_size, accumulation', [(5, 1), (2, 3), (1, 5)])
 def test_a_shared_prefix_gives_the_gradients_of_separate_rows(kind, batch_size, accumulation, tmp_path):
     student = shared_student(kind)
-    expected_loss = naive_loss(student, MANY, AFTER.task_weights)
+    expected_loss = naive_loss(student, MANY, AFTER.objective_weights)
     expected_loss.backward()
     expected = gradients(student.model)
     student.model.zero_grad(set_to_none=True)

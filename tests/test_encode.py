@@ -7,9 +7,9 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings, strategies as st
 
-from cotkit.core import CotkitError, Example
-from cotkit.encode import IGNORED, Collator, MixedLengthSampler, branch_mask, encode, task_names
-from cotkit.models import train_tokenizer
+from cotkit.data.core import CotkitError, Example
+from cotkit.training.encode import IGNORE_INDEX, Collator, LengthGroupedSampler, segment_mask, encode, task_names
+from cotkit.models.students import train_tokenizer
 
 TEXT = 'Ann has 3 apples. She buys 4 bags with 2 apples each. The answer is 11. predict: explain:'
 TOKENIZERS = {arch: train_tokenizer([TEXT] * 5, arch=arch, vocab_size=320) for arch in ('causal', 'seq2seq')}
@@ -27,10 +27,10 @@ def test_causal_rows_are_input_then_marked_target_and_end(given_examples):
         read = tokenizer(example.input)['input_ids']
         assert row['input_ids'][:len(read)] == read
         assert tokenizer.decode(row['input_ids'][len(read):-1]) == f' {example.target}'
-        assert row['labels'] == [IGNORED] * len(read) + row['input_ids'][len(read):]
+        assert row['labels'] == [IGNORE_INDEX] * len(read) + row['input_ids'][len(read):]
         assert row['input_ids'][-1] == tokenizer.eos_token_id
         assert row['length'] == len(row['input_ids'])
-        assert rows.features['task'].names[row['task']] == example.task
+        assert rows.features['task'].names[row['task']] == example.objective
 
 
 @settings(max_examples=60, deadline=None)
@@ -41,7 +41,7 @@ def test_encoder_decoder_rows_are_two_ended_halves(given_examples):
         assert row['input_ids'] == tokenizer(example.input)['input_ids']
         assert row['labels'].count(tokenizer.eos_token_id) == 1 and row['labels'][-1] == tokenizer.eos_token_id
         assert tokenizer.decode(row['labels'][:-1]) == example.target
-        assert IGNORED not in row['labels']
+        assert IGNORE_INDEX not in row['labels']
 
 
 def test_special_tokens_in_a_text_are_text():
@@ -62,7 +62,7 @@ def test_what_is_too_long_is_dropped_whole_and_counted(arch):
 def test_limits_are_inclusive_and_silent_where_nothing_is_dropped():
     example = Example('a', '1')
     row = encode([example], TOKENIZERS['causal'], 'causal')[0]
-    marked = sum(label != IGNORED for label in row['labels'])
+    marked = sum(label != IGNORE_INDEX for label in row['labels'])
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert len(encode([example], TOKENIZERS['causal'], 'causal', max_input=row['length'] - marked, max_target=marked)) == 1
@@ -91,7 +91,7 @@ def test_a_batch_is_its_rows_filled_on_the_right(given_examples, arch, multiple)
         size, marks = len(row['input_ids']), len(row['labels'])
         assert batch['input_ids'][i].tolist() == row['input_ids'] + [tokenizer.pad_token_id] * (batch['input_ids'].shape[1] - size)
         assert batch['attention_mask'][i].tolist() == [1] * size + [0] * (batch['input_ids'].shape[1] - size)
-        assert batch['labels'][i].tolist() == row['labels'] + [IGNORED] * (batch['labels'].shape[1] - marks)
+        assert batch['labels'][i].tolist() == row['labels'] + [IGNORE_INDEX] * (batch['labels'].shape[1] - marks)
     assert batch['task'].tolist() == [row['task'] for row in rows]
 
 
@@ -103,7 +103,7 @@ def lengths_table(n, tasks=1, seed=0):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 9), st.integers(1, 20), st.integers(1, 3))
 def test_every_row_once_and_a_new_order_each_epoch(n, batch_size, pool, tasks):
-    sampler = MixedLengthSampler(lengths_table(n, tasks), batch_size, pool, seed=3)
+    sampler = LengthGroupedSampler(lengths_table(n, tasks), batch_size, pool, seed=3)
     first, again = list(sampler), list(sampler)
     assert sorted(first) == list(range(n)) and first == again
     sampler.set_epoch(1)
@@ -114,7 +114,7 @@ def test_every_row_once_and_a_new_order_each_epoch(n, batch_size, pool, tasks):
 def test_batches_are_of_one_length_and_mixed_over_time():
     table = lengths_table(8000)
     lengths = np.array(table['length'][:])
-    batches = lengths[list(MixedLengthSampler(table, 8))].reshape(-1, 8)
+    batches = lengths[list(LengthGroupedSampler(table, 8))].reshape(-1, 8)
     assert np.ptp(batches, axis=1).mean() < 30
     means = batches.mean(1)
     assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.1
@@ -122,7 +122,7 @@ def test_batches_are_of_one_length_and_mixed_over_time():
 
 def test_tasks_share_batches():
     table = Dataset.from_dict({'length': [10] * 400 + [100] * 400, 'task': [0] * 400 + [1] * 400})
-    tasks = np.array(table['task'][:])[list(MixedLengthSampler(table, 8))].reshape(-1, 8)
+    tasks = np.array(table['task'][:])[list(LengthGroupedSampler(table, 8))].reshape(-1, 8)
     assert (tasks.mean(1) > 0).mean() > 0.95 and (tasks.mean(1) < 1).mean() > 0.95
 
 
@@ -147,8 +147,8 @@ def test_shared_rows_are_the_same_examples(given_examples):
         for i, begin, end, task in zip(row['example'], row['branch'], ends, row['task'], strict=True):
             assert row['input_ids'][:prefix] + row['input_ids'][begin:end] == alone[i]['input_ids']
             assert row['labels'][:prefix] + row['labels'][begin:end] == alone[i]['labels']
-            assert row['labels'][begin] == IGNORED and task == alone[i]['task']
-            assert len(row['example']) == 1 or 2 * prefix >= alone[i]['labels'].count(IGNORED)
+            assert row['labels'][begin] == IGNORE_INDEX and task == alone[i]['task']
+            assert len(row['example']) == 1 or 2 * prefix >= alone[i]['labels'].count(IGNORE_INDEX)
 
 
 @settings(max_examples=40, deadline=None)
@@ -157,7 +157,7 @@ def test_a_batch_of_shared_rows_token_by_token(given_examples, multiple):
     tokenizer = TOKENIZERS['causal']
     rows = list(encode(given_examples, tokenizer, 'causal', share_prefix=True))
     batch = Collator(tokenizer, 'causal', multiple)(rows)
-    mask = branch_mask(batch['branch'])
+    mask = segment_mask(batch['branch'])
     size = batch['input_ids'].shape[1]
     assert mask.shape == (len(rows), 1, size, size) and mask.any(-1).all() and all(batch[name].shape == batch['input_ids'].shape for name in ('branch', 'task', 'position_ids'))
     for i, row in enumerate(rows):
@@ -188,7 +188,7 @@ def test_an_encoder_decoder_does_not_share():
 
 def test_the_sampler_goes_by_the_length_of_the_whole_row():
     rows = encode([Example('a b c d ' * 4 + str(i % 2), '1 ' * (i % 7 + 1) + '1', 'label', f'p{i // 2}') for i in range(120)], TOKENIZERS['causal'], 'causal', share_prefix=True)
-    sampler = MixedLengthSampler(rows, 4)
+    sampler = LengthGroupedSampler(rows, 4)
     assert sampler.lengths.tolist() == [len(row['input_ids']) for row in rows] and sorted(sampler) == list(range(len(rows)))
     lengths = sampler.lengths[list(sampler)[:len(rows) // 4 * 4]].reshape(-1, 4)
     assert np.ptp(lengths, axis=1).mean() < np.ptp(sampler.lengths) / 2

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from cotkit.core import CotkitError, Problem
-from cotkit.evaluate import (Evaluation, Prediction, Summary, compare, compare_seeds, contrast, evaluate, mcnemar, paired_interval, pass_at_k, read_output,
+from cotkit.data.core import CotkitError, Problem
+from cotkit.evaluation.evaluate import (Evaluation, Prediction, Estimate, compare, compare_seeds, contrast, evaluate, mcnemar, paired_interval, pass_at_k, read_output,
                              score, select_checkpoint, summarise, t_point)
-from cotkit.formats import AnswerOnly, StepByStep, ZeroShotCoT
+from cotkit.data.formats import AnswerOnly, StepByStep, ZeroShotCoT
 
 APPLES = Problem('apples-1', 'Ann has 3 apples. She buys 4 bags with 2 apples each. How many apples does Ann have now?', '11')
 
@@ -62,7 +62,7 @@ def test_counts_must_match():
 
 def test_a_real_student_takes_the_test():
     import torch
-    from cotkit.models import Student, build_model, train_tokenizer
+    from cotkit.models.students import Student, build_model, train_tokenizer
     torch.set_num_threads(1)
     tokenizer = train_tokenizer([APPLES.question + ' The answer is 11.'] * 3, vocab_size=300)
     for arch in ('causal', 'seq2seq'):
@@ -227,7 +227,7 @@ def test_compare_seeds_of_twins_is_not_certainty():
     twins = [taken([1, 0] * 50, seed=s) for s in range(3)]
     found = compare_seeds(twins, twins)
     assert found.value == 0 and found.low < 0 < found.high
-    assert Summary.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert Estimate.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
 def drawn(rng, rate, k=3, m=40): return [taken(rng.random(m) < rate, seed=seed) for seed in range(k)]
@@ -337,7 +337,7 @@ def test_pass_at_k_against_enumeration():
 
 
 def test_nothing_heavy_is_imported():
-    code = 'import sys, cotkit.evaluate, cotkit.curate as c; from cotkit.records import RunRecord; RunRecord({}); print([m for m in ("torch", "transformers", "datasets", "openai", "pandas") if m in sys.modules])'
+    code = 'import sys, cotkit.evaluation.evaluate, cotkit.teachers.curate as c; from cotkit.data.records import RunRecord; RunRecord({}); print([m for m in ("torch", "transformers", "datasets", "openai", "pandas") if m in sys.modules])'
     ran = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == '[]'
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 import pytest, torch
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM
 
-from cotkit.core import CotkitError
-from cotkit.formats import ZeroShotCoT
-from cotkit.generate import _can_join, _choose, _read_causal, _uniform, _write, _Writer, generate
-from cotkit.models import ARCHITECTURES, Size, Student, build_model, input_tokens, train_tokenizer
+from cotkit.data.core import CotkitError
+from cotkit.data.formats import ZeroShotCoT
+from cotkit.models.generate import _can_join, _choose, _read_causal, _uniform, _write, _Writer, generate
+from cotkit.models.students import ARCHITECTURES, Size, Student, build_model, tokenize_inputs, train_tokenizer
 
 torch.set_num_threads(1)
 QUESTION = 'Ann has 3 apples. She buys 4 bags with 2 apples each. How many apples does Ann have now?'
@@ -51,7 +51,7 @@ STUDENTS = {'llama': lambda: student_of('causal'), 't5': lambda: student_of('seq
 
 def reference(student: Student, prompt: str, max_new_tokens: int) -> str:
     "One prompt, by `model.generate`, without padding"
-    ids = torch.tensor(input_tokens(student.tokenizer, [prompt], student.arch))
+    ids = torch.tensor(tokenize_inputs(student.tokenizer, [prompt], student.arch))
     out = student.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False)[0]
     return student.tokenizer.decode(out[ids.shape[1] if student.arch == 'causal' else 1:], skip_special_tokens=True).removeprefix(' ')
 
@@ -76,7 +76,7 @@ def test_which_models_refill():
     joins = {}
     for name in ('llama', 'gpt2', 'sliding window', 'opt', 't5'):
         student = STUDENTS[name]()
-        writer = _Writer(student, input_tokens(student.tokenizer, PROMPTS, student.arch), 8, 0.0, 0)
+        writer = _Writer(student, tokenize_inputs(student.tokenizer, PROMPTS, student.arch), 8, 0.0, 0)
         joins[name] = _can_join(student.model, writer.read(2))
     assert joins == {'llama': True, 'gpt2': True, 'sliding window': False, 'opt': joins['opt'], 't5': True}
 
@@ -120,7 +120,7 @@ def test_global_random_state_and_mode_are_left_alone():
 def test_text_ends_at_the_end_token_and_at_the_limit():
     student = student_of('causal')
     student.model.generation_config.eos_token_id = [1, 7]
-    prompts = input_tokens(student.tokenizer, PROMPTS)
+    prompts = tokenize_inputs(student.tokenizer, PROMPTS)
     texts = dict(_write(_Writer(student, prompts, 7, 1.0, 0), 5))
     assert sorted(texts) == list(range(len(PROMPTS)))
     for tokens in texts.values(): assert not {1, 7} & set(tokens[:-1]) and (len(tokens) == 7 or tokens[-1] in (1, 7))
@@ -147,14 +147,14 @@ def test_no_prompts_and_bad_arguments():
 def test_long_prompts_are_read_a_few_at_a_time(monkeypatch):
     student = student_of('causal')
     whole = generate(student, PROMPTS, 8, 16)
-    monkeypatch.setattr('cotkit.generate._READ_TOKENS', 30)
+    monkeypatch.setattr('cotkit.models.generate._READ_TOKENS', 30)
     assert generate(student, PROMPTS, 8, 16) == whole
 
 
 def test_padding_is_not_read():
     "Logits of a padded row equal those of the row alone"
     student = student_of('causal')
-    rows = input_tokens(student.tokenizer, ['Ann', QUESTION])
+    rows = tokenize_inputs(student.tokenizer, ['Ann', QUESTION])
     with torch.inference_mode():
         together = _read_causal(student.model, rows, 0)['logits'][0]
         alone = _read_causal(student.model, rows[:1], 0)['logits'][0]

@@ -7,11 +7,11 @@ pytest.importorskip('peft')
 
 import torch
 
-from cotkit.core import CotkitError
-from cotkit.distill import read_history
-from cotkit.evaluate import evaluate
-from cotkit.generate import generate
-from cotkit.models import Student, with_lora
+from cotkit.data.core import CotkitError
+from cotkit.training.distill import read_history
+from cotkit.evaluation.evaluate import evaluate
+from cotkit.models.generate import generate
+from cotkit.models.students import Student, with_lora
 from test_distill import ARCHITECTURES, VALIDATION, Stop, make_student, run
 
 PROMPTS = [make_student().format.prompt(p) for p in VALIDATION]

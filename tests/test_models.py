@@ -8,10 +8,10 @@ from hypothesis import given, settings, strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, T5Tokenizer
 
-from cotkit.core import CotkitError
-from cotkit.formats import FewShotCoT, StepByStep, ZeroShotCoT
-from cotkit.models import (ARCHITECTURES, SIZES, Size, Student, build_model, flops_per_token, input_tokens, load_model, make_student,
-                           parameter_count, target_tokens, train_tokenizer)
+from cotkit.data.core import CotkitError
+from cotkit.data.formats import FewShotCoT, StepByStep, ZeroShotCoT
+from cotkit.models.students import (ARCHITECTURES, SIZES, Size, Student, build_model, flops_per_token, tokenize_inputs, load_model, make_student,
+                           parameter_count, tokenize_targets, train_tokenizer)
 
 torch.set_num_threads(1)
 QUESTION = 'Ann has 3 apples. She buys 4 bags with 2 apples each. How many apples does Ann have now?'
@@ -53,7 +53,7 @@ def test_digits_are_single(number):
 def test_input_and_target_join(prompt, target):
     tokenizer = TOKENIZERS['causal']
     if not target: return
-    both = input_tokens(tokenizer, [prompt])[0] + target_tokens(tokenizer, [target])[0]
+    both = tokenize_inputs(tokenizer, [prompt])[0] + tokenize_targets(tokenizer, [target])[0]
     assert both == tokenizer(f'{prompt} {target}').input_ids + [tokenizer.eos_token_id]
 
 
@@ -61,9 +61,9 @@ def test_special_tokens_and_plain_calls():
     causal, seq2seq = TOKENIZERS['causal'], TOKENIZERS['seq2seq']
     assert (causal.pad_token_id, causal.eos_token_id, causal.bos_token_id) == (0, 1, 2)
     assert set(causal(QUESTION)) == {'input_ids', 'attention_mask'}
-    assert input_tokens(seq2seq, [QUESTION], 'seq2seq')[0] == input_tokens(causal, [QUESTION])[0] + [1] == seq2seq(QUESTION).input_ids
-    assert target_tokens(seq2seq, ['11'], 'seq2seq')[0] == seq2seq('11').input_ids
-    assert input_tokens(causal, []) == target_tokens(causal, []) == []
+    assert tokenize_inputs(seq2seq, [QUESTION], 'seq2seq')[0] == tokenize_inputs(causal, [QUESTION])[0] + [1] == seq2seq(QUESTION).input_ids
+    assert tokenize_targets(seq2seq, ['11'], 'seq2seq')[0] == seq2seq('11').input_ids
+    assert tokenize_inputs(causal, []) == tokenize_targets(causal, []) == []
 
 
 def test_order_of_texts_does_not_matter():
@@ -74,7 +74,7 @@ def test_order_of_texts_does_not_matter():
 
 
 def test_hash_seed_does_not_matter():
-    code = ('from cotkit.models import train_tokenizer\n'
+    code = ('from cotkit.models.students import train_tokenizer\n'
             f'print(train_tokenizer({TEXTS!r}, vocab_size=330).backend_tokenizer.to_str())')
     run = subprocess.run([sys.executable, '-c', code], env={**os.environ, 'PYTHONHASHSEED': '7'}, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == train_tokenizer(TEXTS, vocab_size=330).backend_tokenizer.to_str()
@@ -107,7 +107,7 @@ def test_untrained_loss_is_that_of_a_guess(arch):
     "Weights start at a scale at which the first predictions are near uniform, and the loss falls"
     tokenizer = TOKENIZERS[arch]
     model = build_model('nano', tokenizer, arch).train()
-    ids, labels = (torch.tensor(f(tokenizer, [t], arch)) for f, t in ((input_tokens, QUESTION), (target_tokens, RATIONALE)))
+    ids, labels = (torch.tensor(f(tokenizer, [t], arch)) for f, t in ((tokenize_inputs, QUESTION), (tokenize_targets, RATIONALE)))
     batch = dict(input_ids=labels, labels=labels) if arch == 'causal' else dict(input_ids=ids, labels=labels)
     guess = torch.tensor(float(len(tokenizer))).log()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -185,7 +185,7 @@ def test_student_comes_back_bit_equal(tmp_path, arch, format):
     student = Student(build_model('nano', TOKENIZERS[arch], arch), TOKENIZERS[arch], format, arch)
     student.save(tmp_path/'a'/'student')
     again = Student.load(tmp_path/'a'/'student')
-    ids = torch.tensor(input_tokens(student.tokenizer, [QUESTION], arch))
+    ids = torch.tensor(tokenize_inputs(student.tokenizer, [QUESTION], arch))
     extra = {} if arch == 'causal' else dict(decoder_input_ids=ids)
     assert torch.equal(student.model(ids, **extra).logits, again.model(ids, **extra).logits)
     assert (again.format, again.arch) == (format, arch)
@@ -216,7 +216,7 @@ def test_student_answers_where_there_is_no_cotkit(tmp_path):
     assert run.returncode == 0, run.stderr
     for student, line in zip(students, run.stdout.strip().split('\n')[-2:]):
         asked, out, two = json.loads(line)
-        ids = torch.tensor(input_tokens(student.tokenizer, [QUESTION], student.arch))
+        ids = torch.tensor(tokenize_inputs(student.tokenizer, [QUESTION], student.arch))
         assert asked == ids.tolist() and len(two) == 2
         assert out == student.model.generate(ids)[0].tolist() and len(out) > 25
 
@@ -319,9 +319,9 @@ def t5_folder(tmp_path_factory):
 def test_t5_with_sentencepiece(t5_folder):
     model, tokenizer, arch = load_model(t5_folder)
     assert arch == 'seq2seq'
-    ids = input_tokens(tokenizer, [QUESTION], arch)[0]
+    ids = tokenize_inputs(tokenizer, [QUESTION], arch)[0]
     assert ids == tokenizer(QUESTION).input_ids and ids[-1] == tokenizer.eos_token_id
-    assert target_tokens(tokenizer, ['The answer is 11.'], arch)[0] == tokenizer('The answer is 11.').input_ids
+    assert tokenize_targets(tokenizer, ['The answer is 11.'], arch)[0] == tokenizer('The answer is 11.').input_ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == QUESTION
     import sentencepiece
     assert ids[:-1] == sentencepiece.SentencePieceProcessor(model_file=str(t5_folder.parent/'spiece.model')).encode(QUESTION)
@@ -345,8 +345,8 @@ def test_own_tokenizer_habits_are_kept(gpt2_folder):
     tokenizer = load_model(gpt2_folder)[1]
     plain = tokenizer(QUESTION).input_ids
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single='<s> $A </s>', special_tokens=[('<s>', 2), ('</s>', 1)])
-    assert input_tokens(tokenizer, [QUESTION])[0] == [2, *plain]
-    assert target_tokens(tokenizer, ['11'])[0] == [*tokenizer(' 11', add_special_tokens=False).input_ids, 1]
+    assert tokenize_inputs(tokenizer, [QUESTION])[0] == [2, *plain]
+    assert tokenize_targets(tokenizer, ['11'])[0] == [*tokenizer(' 11', add_special_tokens=False).input_ids, 1]
 
 
 # Folders that are no model

@@ -9,21 +9,21 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from cotkit.core import CotkitError, Problem, Rationale
-from cotkit.distill import distill, read_history, student_logits, training_arguments
-from cotkit.encode import IGNORED, Collator, encode
-from cotkit.formats import AnswerOnly, Mixture, ZeroShotCoT, gold_rationale
-from cotkit.generate import generate
-from cotkit.match import score, soft_targets
-from cotkit.models import Size, Student, build_model, input_tokens, target_tokens, train_tokenizer
-from cotkit.on_policy import OnPolicy, OnPolicyTrainer
-from cotkit.specialize import specialize, teacher_targets
-from cotkit.synthetic import word_problems
+from cotkit.data.core import CotkitError, Problem, Rationale
+from cotkit.training.distill import distill, read_history, student_logits, training_arguments
+from cotkit.training.encode import IGNORE_INDEX, Collator, encode
+from cotkit.data.formats import AnswerOnly, Mixture, ZeroShotCoT, gold_rationale
+from cotkit.models.generate import generate
+from cotkit.training.soft_targets import score, soft_targets
+from cotkit.models.students import Size, Student, build_model, tokenize_inputs, tokenize_targets, train_tokenizer
+from cotkit.training.on_policy import OnPolicy, OnPolicyTrainer
+from cotkit.training.specialize import specialize, teacher_targets
+from cotkit.data.word_problems import word_problems
 
 torch.set_num_threads(1)
 PROBLEMS = word_problems(12, seed=1, steps=(1, 1), largest=20)
 GOLD = [gold_rationale(p) for p in PROBLEMS]
-BOTH = Mixture((AnswerOnly(), ZeroShotCoT()), asked=1)
+BOTH = Mixture((AnswerOnly(), ZeroShotCoT()), eval_format=1)
 TEXTS = [f'{e.input} {e.target}' for p, g in zip(PROBLEMS, GOLD) for e in BOTH.examples(p, [g])]
 KINDS = {'causal': train_tokenizer(TEXTS, 'causal', 300), 'seq2seq': train_tokenizer(TEXTS, 'seq2seq', 420)}  # byte-level BPE, Unigram with byte fallback
 
@@ -70,10 +70,10 @@ def naive_loss(student, model, teacher, examples, divergence, weights):
         [row], logits = encode([e], student.tokenizer, student.arch, max_input=9999, max_target=9999), None
         logits, labels = student_logits(model, Collator(student.tokenizer, student.arch)([row]), student.arch)
         soft = soft_targets(score(teacher[0], teacher[1], [e.input], [e.target], teacher[2]), student.tokenizer, student.arch)
-        for at, (q, label) in enumerate(zip(logits[0].softmax(-1)[labels[0] != IGNORED], labels[labels != IGNORED])):
-            counts[e.task] += 1
-            if e.task != 'rationale': sums[e.task] = sums[e.task] - q[label].log()
-            elif soft.has_target[at]: sums[e.task] = sums[e.task] + dense(q, soft.ids[at], soft.probabilities[at], soft.tail[at], divergence)
+        for at, (q, label) in enumerate(zip(logits[0].softmax(-1)[labels[0] != IGNORE_INDEX], labels[labels != IGNORE_INDEX])):
+            counts[e.objective] += 1
+            if e.objective != 'rationale': sums[e.objective] = sums[e.objective] - q[label].log()
+            elif soft.has_target[at]: sums[e.objective] = sums[e.objective] + dense(q, soft.ids[at], soft.probabilities[at], soft.tail[at], divergence)
     return sum(weights[t]*sums[t]/counts[t] for t in counts)
 
 
@@ -91,7 +91,7 @@ def watched(monkeypatch):
         texts = generate(student, prompts, *given, **named)
         seen.append((list(prompts), texts))
         return texts
-    monkeypatch.setattr('cotkit.on_policy.generate', watch)
+    monkeypatch.setattr('cotkit.training.on_policy.generate', watch)
     return seen
 
 
@@ -101,15 +101,15 @@ def test_loss_and_gradients_are_those_of_the_sampled_texts(arch, tokens, diverge
     student, teacher, seen = make_student(arch), make_teacher(tokens=tokens), watched(monkeypatch)
     precise = copy.deepcopy(student.model).double()
     first = FirstGradient()
-    trainer = trainer_of(student, teacher, tmp_path, OnPolicy(1.0, max_new_tokens=12), [first], divergence=divergence, match_weight=0.3,
+    trainer = trainer_of(student, teacher, tmp_path, OnPolicy(1.0, max_new_tokens=12), [first], divergence=divergence, kd_weight=0.3,
                          arguments_of=dict(batch_size=batch_size, gradient_accumulation_steps=accumulation))
     examples = trainer.examples
     trainer.train()
     written = {prompt: text for prompts, texts in seen for prompt, text in zip(prompts, texts)}
-    chains = [e for e in examples if e.task == 'rationale']
+    chains = [e for e in examples if e.objective == 'rationale']
     assert len(written) == len(chains) == 6 and all(written[e.input] != e.target for e in chains)
-    own = [replace(e, target=written[e.input]) if e.task == 'rationale' else e for e in examples]
-    expected = naive_loss(student, precise, teacher, own, divergence, student.format.task_weights)
+    own = [replace(e, target=written[e.input]) if e.objective == 'rationale' else e for e in examples]
+    expected = naive_loss(student, precise, teacher, own, divergence, student.format.objective_weights)
     expected.backward()
     assert (first.gradient - gradients(precise)).norm() <= 1e-5*first.gradient.norm()
     assert trainer.state.log_history[0]['loss'] == pytest.approx(expected.item(), rel=1e-5)
@@ -124,12 +124,12 @@ def test_the_whole_vocabulary_of_an_equal_teacher(tmp_path, monkeypatch):
     [(prompts, texts)] = seen
     total = count = 0
     for prompt, text in zip(prompts, texts):
-        read, [label] = input_tokens(student.tokenizer, [prompt])[0], target_tokens(student.tokenizer, [text])
+        read, [label] = tokenize_inputs(student.tokenizer, [prompt])[0], tokenize_targets(student.tokenizer, [text])
         logits = precise(torch.tensor([read + label])).logits[0, len(read) - 1:-1].log_softmax(-1)
         with torch.no_grad(): theirs = judge(torch.tensor([read + label])).logits[0, len(read) - 1:-1].log_softmax(-1)
         total, count = total + (logits.exp()*(logits - theirs)).sum(), count + len(label)
-    chains = student.format.task_weights['rationale']*total/count
-    bare = naive_loss(student, precise, teacher, [e for e in trainer.examples if e.task == 'label'], 'reverse', student.format.task_weights)
+    chains = student.format.objective_weights['rationale']*total/count
+    bare = naive_loss(student, precise, teacher, [e for e in trainer.examples if e.objective == 'label'], 'reverse', student.format.objective_weights)
     (chains + bare).backward()
     assert (first.gradient - gradients(precise)).norm() <= 1e-5*first.gradient.norm()
     assert trainer.state.log_history[0]['loss'] == pytest.approx((chains + bare).item(), rel=1e-5)
@@ -176,7 +176,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(arch, tmp_path):
 
 def test_a_text_that_does_not_fit_gives_way_to_the_teachers(tmp_path):
     longest = max(len(a) + len(b) for e in [e for p, g in zip(PROBLEMS[:6], GOLD) for e in ZeroShotCoT().examples(p, [g])]
-                  for a, b in zip(input_tokens(KINDS['causal'], [e.input]), target_tokens(KINDS['causal'], [e.target])))
+                  for a, b in zip(tokenize_inputs(KINDS['causal'], [e.input]), tokenize_targets(KINDS['causal'], [e.target])))
     student = make_student(positions=longest)
     trainer = trainer_of(student, make_teacher(), tmp_path, OnPolicy(1.0, max_new_tokens=400), arguments_of=dict(batch_size=12))
     trainer.train()
@@ -184,7 +184,7 @@ def test_a_text_that_does_not_fit_gives_way_to_the_teachers(tmp_path):
     lengths = batch['attention_mask'].sum(1)
     assert lengths.max() <= longest and batch['written'].sum() == 6
     kept = int(lengths.argmax())
-    assert torch.equal(batch['labels'][kept][batch['labels'][kept] != IGNORED], torch.tensor(target_tokens(KINDS['causal'], [trainer.examples[batch_example(trainer, kept)].target])[0]))
+    assert torch.equal(batch['labels'][kept][batch['labels'][kept] != IGNORE_INDEX], torch.tensor(tokenize_targets(KINDS['causal'], [trainer.examples[batch_example(trainer, kept)].target])[0]))
 
 
 def batch_example(trainer, row): return trainer.train_dataset[row]['example']
@@ -197,10 +197,10 @@ def test_settings_are_checked(settings):
 
 
 def test_a_teacher_and_chains_of_thought_are_needed(tmp_path):
-    with pytest.raises(CotkitError, match='live teacher'): specialize(make_student(), PROBLEMS, GOLD, match_weight=0, on_policy=OnPolicy(), output_dir=tmp_path, **STEPS)
+    with pytest.raises(CotkitError, match='live teacher'): specialize(make_student(), PROBLEMS, GOLD, kd_weight=0, on_policy=OnPolicy(), output_dir=tmp_path, **STEPS)
     bare = make_student(format=AnswerOnly())
     with pytest.raises(CotkitError, match='no chains of thought'):
-        specialize(bare, PROBLEMS, GOLD, teacher=make_teacher(), match_weight=0, on_policy=OnPolicy(), output_dir=tmp_path, **STEPS)
+        specialize(bare, PROBLEMS, GOLD, teacher=make_teacher(), kd_weight=0, on_policy=OnPolicy(), output_dir=tmp_path, **STEPS)
 
 
 def test_a_student_comes_round_to_a_teacher_that_prefers_one_answer(tmp_path):

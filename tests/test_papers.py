@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cotkit.answers import Accuracy
-from cotkit.cli import main
-from cotkit.core import CotkitError, Rationale, read_jsonl
-from cotkit.evaluate import Evaluation, Prediction, compare_seeds, summarise
-from cotkit.records import read_records
+from cotkit.data.answers import Accuracy
+from cotkit.app.cli import main
+from cotkit.data.core import CotkitError, Rationale, read_jsonl
+from cotkit.evaluation.evaluate import Evaluation, Prediction, compare_seeds, summarise
+from cotkit.data.records import read_records
 from shown import shown_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -195,12 +195,12 @@ def t5_folder(tmp_path_factory):
 
 def test_a_t5_checkpoint_is_distilled_and_evaluated(t5_folder, tmp_path):
     import torch
-    from cotkit.curate import curate
-    from cotkit.distill import distill, read_history
-    from cotkit.evaluate import evaluate
-    from cotkit.formats import StepByStep, ZeroShotCoT
-    from cotkit.models import Student, make_student
-    from cotkit.tasks import load_task
+    from cotkit.teachers.curate import curate
+    from cotkit.training.distill import distill, read_history
+    from cotkit.evaluation.evaluate import evaluate
+    from cotkit.data.formats import StepByStep, ZeroShotCoT
+    from cotkit.models.students import Student, make_student
+    from cotkit.data.tasks import load_task
     task = load_task('svamp', path=SAMPLES/'recorded_svamp')
     texts = task.recorded('train', 'palm_540b')
     kept = curate([Rationale(i, text) for i, text in texts.items()], task['train'], ZeroShotCoT()).kept

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cotkit.evaluate import Evaluation, compare_seeds, summarise
-from cotkit.records import read_records
+from cotkit.evaluation.evaluate import Evaluation, compare_seeds, summarise
+from cotkit.data.records import read_records
 
 RECORDS = Path(__file__).resolve().parent.parent/'nbs'/'explanations'/'records'
 RUNS = read_records(RECORDS/'demo.jsonl')

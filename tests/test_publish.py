@@ -15,14 +15,14 @@ import torch
 from hub_server import Hub
 from huggingface_hub import ModelCard
 
-from cotkit.core import CotkitError, Problem
-from cotkit.evaluate import score
-from cotkit.formats import FORMATS, StepByStep, ZeroShotCoT, demonstrations, get_format
-from cotkit.generate import generate
-from cotkit.models import Student, make_student
-from cotkit.publish import publish
-from cotkit.records import RunRecord
-from cotkit.synthetic import word_problems
+from cotkit.data.core import CotkitError, Problem
+from cotkit.evaluation.evaluate import score
+from cotkit.data.formats import FORMATS, StepByStep, ZeroShotCoT, demonstrations, get_format
+from cotkit.models.generate import generate
+from cotkit.models.students import Student, make_student
+from cotkit.reporting.publish import publish
+from cotkit.data.records import RunRecord
+from cotkit.data.word_problems import word_problems
 
 torch.set_num_threads(1)
 TOKEN = 'hf_very_secret_token'
@@ -142,7 +142,7 @@ def process(program, where, environment, *arguments):
 
 
 LINE = ['publish', 'student', '--out', 'apples', '--repo', 'ann/apples', '--json']
-CLI = 'import sys; from cotkit.cli import main; sys.exit(main(sys.argv[1:]))'
+CLI = 'import sys; from cotkit.app.cli import main; sys.exit(main(sys.argv[1:]))'
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ REFUSALS = {
 
 def all_uploads():
     "In one process, since starting it costs more than what it does: each refusal, and two uploads that succeed; what came of them as JSON"
-    from cotkit.cli import main
+    from cotkit.app.cli import main
     results = {}
     for case, plan in [*((case, plan) for case, (plan, _) in REFUSALS.items()), ('public', lambda r: None)]:
         with Hub(TOKEN, plan, lfs=False) as hub:

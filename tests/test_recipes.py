@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from cotkit.answers import is_correct, same_answer
-from cotkit.core import CotkitError, Problem, Rationale
-from cotkit.curate import curate
-from cotkit.distill import distill, read_history, training_rows
-from cotkit.evaluate import evaluate, score
-from cotkit.formats import AnswerOnly, FewShotAnswerOnly, FewShotCoT, StepByStep, ZeroShotCoT, answer_text, demonstrations, gold_rationale
-from cotkit.models import Size, make_student
-from cotkit.synthetic import addition_problems, word_problems
-from cotkit.tasks import NLI_LABELS, carve, load_task
+from cotkit.data.answers import is_correct, same_answer
+from cotkit.data.core import CotkitError, Problem, Rationale
+from cotkit.teachers.curate import curate
+from cotkit.training.distill import distill, read_history, training_rows
+from cotkit.evaluation.evaluate import evaluate, score
+from cotkit.data.formats import AnswerOnly, FewShotAnswerOnly, FewShotCoT, StepByStep, ZeroShotCoT, answer_text, demonstrations, gold_rationale
+from cotkit.models.students import Size, make_student
+from cotkit.data.word_problems import addition_problems, word_problems
+from cotkit.data.tasks import NLI_LABELS, carve, load_task
 
 torch.set_num_threads(1)
 ARCHITECTURES = ('causal', 'seq2seq')
@@ -77,8 +77,8 @@ def rationales(problems):
 def test_targets_to_the_letter(task, label, chain, problems):
     problem, about = problems[task][0], rationales(problems[task])[:1]
     answered, explained = StepByStep().examples(problem, about)
-    assert (answered.task, answered.target) == ('label', label)
-    assert (explained.task, explained.target) == ('rationale', 'First there are 2 of them. Then it follows.')
+    assert (answered.objective, answered.target) == ('label', label)
+    assert (explained.objective, explained.target) == ('rationale', 'First there are 2 of them. Then it follows.')
     assert [e.target for e in ZeroShotCoT().examples(problem, about)] == [chain]
     assert [e.target for e in AnswerOnly().examples(problem)] == [f'The answer is {answer_text(problem, label)}.']
 
@@ -96,10 +96,10 @@ def test_inputs_to_the_letter(problems):
 
 @pytest.mark.parametrize('task', TASKS)
 def test_gold_steps_make_rationales(task, problems):
-    if not problems[task][0].steps: pytest.skip('this data set has no gold rationales')
+    if not problems[task][0].gold_steps: pytest.skip('this data set has no gold rationales')
     for problem in problems[task]:
         [example] = ZeroShotCoT().examples(problem, [gold_rationale(problem)])
-        assert example.target == f'{" ".join(problem.steps)} The answer is {problem.answer}.'
+        assert example.target == f'{" ".join(problem.gold_steps)} The answer is {problem.answer}.'
 
 
 @pytest.mark.parametrize('task', TASKS)
@@ -108,11 +108,11 @@ def test_the_teacher_s_mistake_is_a_teacher_label(task, problems):
     assert len(about) == 7 and [r.correct for r in about].count(False) == 1
     mistaken, problem = about[2], problems[task][2]
     for format in (AnswerOnly('teacher'), StepByStep(0.3, 'teacher')):
-        label = next(e.target for e in format.examples(problem, [mistaken]) if e.task == 'label')
+        label = next(e.target for e in format.examples(problem, [mistaken]) if e.objective == 'label')
         read = format.parse(label, problem)
         assert same_answer(read.value, wrong(problem), problem.kind, problem.choices) and not is_correct(problem, read)
-        assert not [e for e in format.examples(problems[task][-1]) if e.task == 'label'], 'no teacher, no label'
-    gold = next(e.target for e in StepByStep(0.3).examples(problem, [mistaken]) if e.task == 'label')
+        assert not [e for e in format.examples(problems[task][-1]) if e.objective == 'label'], 'no teacher, no label'
+    gold = next(e.target for e in StepByStep(0.3).examples(problem, [mistaken]) if e.objective == 'label')
     assert is_correct(problem, StepByStep().parse(gold, problem)), 'gold labels stay gold whatever the teacher said'
 
 # what is read back
@@ -125,7 +125,7 @@ def test_what_is_taught_is_read_back(task, method, problems):
     format, kept = METHODS[method], {r.problem_id: r for r in rationales(problems[task]) if r.correct}
     answered = [p for p in problems[task] if p.id in kept]
     stating = 'rationale' if method == 'rationale and label' else 'label'
-    targets = [e.target for p in answered for e in format.examples(p, [kept[p.id]]) if e.task == stating]
+    targets = [e.target for p in answered for e in format.examples(p, [kept[p.id]]) if e.objective == stating]
     evaluation = score(targets, answered, format)
     assert evaluation.accuracy.correct == evaluation.strict.correct == len(answered) == 6
 
@@ -152,7 +152,7 @@ def test_one_path_trains_every_method_and_task(task, method, arch, problems, stu
             disable_tqdm=True, use_cpu=True)
     history = read_history(tmp_path/'run')
     assert len(history) == 2 and all(math.isfinite(v) for row in history for v in row.values())
-    taught = {name for name, weight in format.task_weights.items() if weight}
+    taught = {name for name, weight in format.objective_weights.items() if weight}
     assert {name for name in ('label', 'rationale') for row in history if f'{name}_loss' in row} == taught
     assert {f'eval_{name}_exact' for name in taught} <= history[-1].keys()
     evaluation = evaluate(student, held_out, max_new_tokens=4)
@@ -212,8 +212,8 @@ def test_an_unknown_answer_is_never_taught(unlabelled, problems):
     unread = Rationale(blank[0].id, 'It is hard to say.')
     shown = demonstrations(problems['anli'][1:3], about)
     for format in (AnswerOnly(), StepByStep(), ZeroShotCoT(), FewShotCoT(shown), FewShotAnswerOnly(shown)):
-        assert not [e for e in format.examples(blank[0], [unread]) if e.task == 'label' or not isinstance(format, StepByStep)]
-    assert [e.task for e in StepByStep().examples(blank[0], about[:1])] == ['rationale'], 'its reasoning may still be taught'
+        assert not [e for e in format.examples(blank[0], [unread]) if e.objective == 'label' or not isinstance(format, StepByStep)]
+    assert [e.objective for e in StepByStep().examples(blank[0], about[:1])] == ['rationale'], 'its reasoning may still be taught'
     with pytest.raises(CotkitError, match='no gold answer'): gold_rationale(blank[0])
 
 

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from cotkit.core import CotkitError
-from cotkit.records import RunRecord, Stages, append_record, git_commit, grid, hardware, read_records, sweep, versions
+from cotkit.data.core import CotkitError
+from cotkit.data.records import RunRecord, Stages, append_record, git_commit, grid, hardware, read_records, sweep, versions
 
 
 def test_record_survives_the_disk(tmp_path):
@@ -136,7 +136,7 @@ def test_a_run_that_changes_its_config_is_refused(tmp_path):
 
 def test_a_killed_sweep_resumes(tmp_path):
     "kill -9 between two runs, in a process of its own"
-    program = ('import os, sys\nfrom cotkit.records import RunRecord, grid, sweep\n'
+    program = ('import os, sys\nfrom cotkit.data.records import RunRecord, grid, sweep\n'
                'def run(config):\n    if config["number"] == 3 and len(sys.argv) > 2: os.kill(os.getpid(), 9)\n    return RunRecord(config)\n'
                'print(len(sweep(run, grid(number=range(6)), sys.argv[1], progress=False)))')
     first = subprocess.run([sys.executable, '-c', program, tmp_path/'runs.jsonl', 'die'], capture_output=True)

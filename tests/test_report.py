@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cotkit.answers import Accuracy
-from cotkit.core import CotkitError, Problem, Rationale
-from cotkit.curate import curate
-from cotkit.evaluate import Evaluation, Prediction, Summary, compare
-from cotkit.records import RunRecord
-from cotkit.formats import ZeroShotCoT
-from cotkit.report import (accuracy_figure, accuracy_table, comparison_table, comparisons, curation_figure, curve_figure, difference_figure, estimates, html_report, model_card, tradeoff_figure)
+from cotkit.data.answers import Accuracy
+from cotkit.data.core import CotkitError, Problem, Rationale
+from cotkit.teachers.curate import curate
+from cotkit.evaluation.evaluate import Evaluation, Prediction, Estimate, compare
+from cotkit.data.records import RunRecord
+from cotkit.data.formats import ZeroShotCoT
+from cotkit.reporting.figures import (accuracy_figure, accuracy_table, comparison_table, comparisons, curation_figure, curve_figure, difference_figure, estimates, html_report, model_card, tradeoff_figure)
 
 CHROMIUM, DRIVER = Path('/usr/bin/chromium'), Path('/usr/bin/chromedriver')
 FLAGS = '--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync --window-size=1200,900'.split()
@@ -109,7 +109,7 @@ def test_difference_figure(material):
 def test_tradeoff_figure_is_a_path_with_intervals_both_ways():
     "Points in the order of the steps, Wilson's intervals on both axes, an arrow at the end, few numbers, one where paths meet"
     start = (0, Accuracy(180, 200), Accuracy(4, 200))
-    mixed = Summary('m', 'test', 0.5, 0.4, 0.7, 200, (0.4, 0.6))
+    mixed = Estimate('m', 'test', 0.5, 0.4, 0.7, 200, (0.4, 0.6))
     figure = tradeoff_figure({'task only': [(400, Accuracy(60, 200), Accuracy(150, 200)), start, (200, Accuracy(100, 200), Accuracy(90, 200))],
                               'mixture': [start, (400, Accuracy(170, 200), mixed)]}, title='Costs')
     first, second = figure.axes[0].containers

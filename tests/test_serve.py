@@ -3,15 +3,15 @@ import os, signal, socket, subprocess, sys, time, urllib.error, urllib.request
 
 import pytest
 
-from cotkit.collect import collect
-from cotkit.core import Problem
-from cotkit.curate import curate
-from cotkit.distill import distill
-from cotkit.evaluate import evaluate
-from cotkit.formats import FewShotCoT, StepByStep, ZeroShotCoT, demonstrations, gold_rationale
-from cotkit.models import Student, make_student
-from cotkit.store import Store
-from cotkit.teachers import OpenAITeacher, TeacherError
+from cotkit.teachers.collect import collect
+from cotkit.data.core import Problem
+from cotkit.teachers.curate import curate
+from cotkit.training.distill import distill
+from cotkit.evaluation.evaluate import evaluate
+from cotkit.data.formats import FewShotCoT, StepByStep, ZeroShotCoT, demonstrations, gold_rationale
+from cotkit.models.students import Student, make_student
+from cotkit.teachers.store import Store
+from cotkit.teachers.protocol import OpenAITeacher, TeacherError
 
 pytest.importorskip('fastapi', reason='transformers[serving] is not installed')
 pytest.importorskip('uvicorn', reason='transformers[serving] is not installed')
@@ -56,23 +56,23 @@ def environment(monkeypatch):
 
 
 def problems(n: int) -> list[Problem]:
-    return [Problem(f'p{i}', f'Ann has {i} apples and finds 2 more. How many?', str(i + 2), steps=(f'{i} + 2 = {i + 2}.',)) for i in range(n)]
+    return [Problem(f'p{i}', f'Ann has {i} apples and finds 2 more. How many?', str(i + 2), gold_steps=(f'{i} + 2 = {i + 2}.',)) for i in range(n)]
 
 
 def test_collect_from_a_served_model(server, tmp_path, monkeypatch):
     model, url = server
     monkeypatch.setenv('OPENAI_BASE_URL', url)
     with Store(tmp_path/'ledger.db') as store:
-        first = collect(problems(6), ZeroShotCoT(), OpenAITeacher(model), store, max_tokens=12, in_flight=3, progress=False)
+        first = collect(problems(6), ZeroShotCoT(), OpenAITeacher(model), store, max_tokens=12, max_concurrency=3, progress=False)
         assert (first.sent, first.failed, len(first.rationales)) == (6, [], 6)
         assert all(r.text and 0 < r.tokens <= 12 for r in first.rationales) and first.tokens > 6
-        again = collect(problems(6), ZeroShotCoT(), OpenAITeacher(model), store, max_tokens=12, in_flight=3, progress=False)
+        again = collect(problems(6), ZeroShotCoT(), OpenAITeacher(model), store, max_tokens=12, max_concurrency=3, progress=False)
         assert (again.sent, again.reused) == (0, 6) and again.rationales == first.rationales
         assert collect(problems(7), ZeroShotCoT(), OpenAITeacher(model), store, max_tokens=12, progress=False).sent == 1
 
 
 def test_served_answers_are_those_of_the_model(server, tmp_path):
-    from cotkit.teachers import LocalTeacher
+    from cotkit.teachers.protocol import LocalTeacher
     model, url = server
     served = collect(problems(2), ZeroShotCoT(), OpenAITeacher(model, url), tmp_path/'a.db', max_tokens=10, progress=False)
     local = collect(problems(2), ZeroShotCoT(), LocalTeacher(model), tmp_path/'a.db', max_tokens=10, progress=False)

@@ -61,7 +61,7 @@ A list right after its sentence:
   - nested, two spaces in
 - two
 
-See [the part](00_core.ipynb#a-part-of-it), [its name](00_core.ipynb#thing) and [the tutorial](tutorials/first.ipynb).
+See [the part](data/00_core.ipynb#a-part-of-it), [its name](data/00_core.ipynb#thing) and [the tutorial](tutorials/first.ipynb).
 
 ::: {.callout-note}
 ## Mind this
@@ -104,8 +104,8 @@ def small_tree(folder: Path, *more: dict) -> Path:
     write_notebook(folder/'nbs'/'index.ipynb', md('# Small\n\n> A tree about a `Thing`'), md(PROSE),
         code('frame', result(html=WIDE, plain='a frame')), code('#| fig-cap: "Stripes"\nplot()', result(png=stripes(), plain='<Figure>')),
         code('#| echo: false\nunseen_input', result(plain="'seen output'")), code('#| hide\nunseen()', result(plain="'unseen output'")))
-    write_notebook(folder/'nbs'/'00_core.ipynb', md('# Core\n\n> Things'), code('#| default_exp core'), md('## A part of it\n\nFirst, `Thing.lift()`.'), code(CORE))
-    write_notebook(folder/'nbs'/'tutorials'/'first.ipynb', md('# First\n\n> Steps'), md('Back to [core](../00_core.ipynb#a-part-of-it), `make_thing`.'), *more)
+    write_notebook(folder/'nbs'/'data'/'00_core.ipynb', md('# Core\n\n> Things'), code('#| default_exp data.core'), md('## A part of it\n\nFirst, `Thing.lift()`.'), code(CORE))
+    write_notebook(folder/'nbs'/'tutorials'/'first.ipynb', md('# First\n\n> Steps'), md('Back to [core](../data/00_core.ipynb#a-part-of-it), `make_thing`.'), *more)
     write_notebook(folder/'nbs'/'_drafts'/'no.ipynb', md('no page'))
     return folder/'nbs'
 
@@ -302,24 +302,24 @@ def assert_in_view(browser, anchor: str, text: str) -> None:
 def test_search_finds_a_class_and_lands_on_it(browser, site, address, scheme):
     base = address if scheme == 'http' else site.as_uri()
     errors(browser), requests(browser)
-    search_for(browser, f'{base}/core.html', 'StepByStep')
-    assert re.split(r'[?#]', browser.current_url)[0] == f'{base}/formats.html'
+    search_for(browser, f'{base}/data/core.html', 'StepByStep')
+    assert re.split(r'[?#]', browser.current_url)[0] == f'{base}/data/formats.html'
     assert_in_view(browser, 'StepByStep', 'StepByStep')
     assert [o for o in requests(browser) if not o.startswith((base, 'data:', 'blob:'))] == [] and errors(browser) == []
 
 
 def test_a_name_in_prose_leads_to_its_heading_on_another_page(browser, site, address):
-    doclink = re.compile(r'<a href="(\w+\.html)#(\w+)"><code>\2</code></a>')
-    found = ((o, m) for o in pages(site) if '/' not in o and o != 'names.html' for m in doclink.finditer((site/o).read_text(encoding='utf-8')))
-    page, link = next((page, m) for page, m in found if m[1] != page)
+    doclink = re.compile(r'<a href="((?:\.\./)?(?:\w+/)?\w+\.html)#(\w+)"><code>\2</code></a>')
+    found = ((o, m) for o in pages(site) if o.startswith('data/') for m in doclink.finditer((site/o).read_text(encoding='utf-8')))
+    page, link = next((page, m) for page, m in found if Path(m[1]).name != Path(page).name)
     browser.get(f'{address}/{page}')
     browser.execute_script('arguments[0].click()', browser.find_element(By.CSS_SELECTOR, f'article a[href="{link[1]}#{link[2]}"]'))
     assert_in_view(browser, link[2], link[2])
-    assert browser.current_url == f'{address}/{link[1]}#{link[2]}'
+    assert browser.current_url == f'{address}/{os.path.normpath(os.path.join(os.path.dirname(page), link[1]))}#{link[2]}'
 
 
 def test_pages_work_from_the_file_system(browser, site):
-    for name in ('index.html', 'formats.html', 'names.html'):
+    for name in ('index.html', 'data/formats.html', 'names.html'):
         errors(browser), requests(browser)
         browser.get(f'{site.as_uri()}/{name}')
         assert browser.execute_script('return getComputedStyle(document.querySelector(".md-header")).backgroundColor') == 'rgb(23, 56, 74)'
@@ -427,7 +427,7 @@ def test_a_figure_is_a_file_beside_its_page(home, small):
 
 
 def test_reference_entries(browser, small):
-    browser.get(f'{small.as_uri()}/core.html#Thing')
+    browser.get(f'{small.as_uri()}/data/core.html#Thing')
     assert_in_view(browser, 'Thing', 'Thing')
     parameters, methods = browser.execute_script('''return [...document.querySelectorAll(".api")[0].querySelectorAll("table")].map(t =>
         [...t.rows].map(r => [...r.cells].map(c => c.textContent)))''')
@@ -444,7 +444,7 @@ def test_reference_entries(browser, small):
 
 @pytest.mark.parametrize('cell, complaint', [
     (md('[gone](../07_gone.ipynb)'), '07_gone.ipynb'),
-    (md('[no such part](../00_core.ipynb#no-such-part)'), 'no-such-part'),
+    (md('[no such part](../data/00_core.ipynb#no-such-part)'), 'no-such-part'),
     (md('[absolute](/etc/hostname)'), '/etc/hostname'),
     (md('::: {.callout-note}\nnever closed'), 'tutorials/first.ipynb: ::: {.callout-note} is not closed'),
     (md('::: {.panel-tabset}\n:::'), 'tutorials/first.ipynb: .panel-tabset is not a callout'),
@@ -462,7 +462,7 @@ def test_a_broken_notebook_fails_the_build_and_leaves_the_old_site(tmp_path, cel
 
 
 def test_a_notebook_without_title_is_named(tmp_path):
-    write_notebook(tmp_path/'nbs'/'00_core.ipynb', md('no title'))
+    write_notebook(tmp_path/'nbs'/'data'/'00_core.ipynb', md('no title'))
     with pytest.raises(SiteError, match='00_core.ipynb: the first markdown cell has no'): read_notebooks(tmp_path/'nbs')
 
 
@@ -550,6 +550,6 @@ def test_what_a_page_shows_for_show_doc_and_for_an_override(tmp_path):
 
 def test_names_are_linked_once_and_not_inside_links_or_headings(adapter):
     notebook = next(o for o in adapter.notebooks if o.path.name == 'first.ipynb')
-    assert adapter.prose(notebook, 'A `Thing`, a `thing`, `Thing()` and [a `Thing`](../00_core.ipynb).\n\n## On `Thing`') == (
-        'A [`Thing`](../core.md#Thing), a `thing`, [`Thing()`](../core.md#Thing) and [a `Thing`](../core.md).\n\n## On `Thing`')
-    assert Adapter(adapter.root, adapter.notebooks).prose(notebook, 'A `Thing`') == 'A [`Thing`](nbs/00_core.ipynb)'
+    assert adapter.prose(notebook, 'A `Thing`, a `thing`, `Thing()` and [a `Thing`](../data/00_core.ipynb).\n\n## On `Thing`') == (
+        'A [`Thing`](../data/core.md#Thing), a `thing`, [`Thing()`](../data/core.md#Thing) and [a `Thing`](../data/core.md).\n\n## On `Thing`')
+    assert Adapter(adapter.root, adapter.notebooks).prose(notebook, 'A `Thing`') == 'A [`Thing`](nbs/data/00_core.ipynb)'

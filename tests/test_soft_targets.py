@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import assume, given, strategies as st
 
-from cotkit.align import align, spans_from_offsets, target_spans, token_spans
-from cotkit.core import CotkitError, Example, Problem, Rationale, TokenLogprob
-from cotkit.encode import IGNORED, Collator, encode
-from cotkit.formats import AnswerOnly, StepByStep, ZeroShotCoT
-from cotkit.match import DIVERGENCES, RESTS, SoftCollator, TeacherTokens, distribution_loss, full_distribution_loss, score, soft_targets
-from cotkit.models import build_model, target_tokens, train_tokenizer
+from cotkit.training.align import align, spans_from_offsets, target_spans, token_spans
+from cotkit.data.core import CotkitError, Example, Problem, Rationale, TokenLogprob
+from cotkit.training.encode import IGNORE_INDEX, Collator, encode
+from cotkit.data.formats import AnswerOnly, StepByStep, ZeroShotCoT
+from cotkit.training.soft_targets import DIVERGENCES, RESTS, SoftCollator, TeacherTokens, topk_divergence, full_divergence, score, soft_targets
+from cotkit.models.students import build_model, tokenize_targets, train_tokenizer
 from tokenizers_of_kinds import RATIONALE, TEXTS, TOKENIZERS, WORDS, ours, quick, rows_of, texts
 
 
@@ -182,7 +182,7 @@ def test_a_live_teacher_says_how_sure_it_is_of_the_end(names, arch):
     soft = soft_targets(scored, student_tokenizer, arch)
     student = target_spans(student_tokenizer, written, arch)
     for row, asked in enumerate(['How many?', 'And now?']):
-        read, [ids] = teacher_tokenizer(asked).input_ids, target_tokens(teacher_tokenizer, [written[row]], arch)
+        read, [ids] = teacher_tokenizer(asked).input_ids, tokenize_targets(teacher_tokenizer, [written[row]], arch)
         with torch.no_grad():
             if arch == 'causal': logits = model(torch.tensor([read + ids])).logits[0, len(read) - 1:-1]
             else: logits = model(input_ids=torch.tensor([read]), labels=torch.tensor([ids])).logits[0]
@@ -242,7 +242,7 @@ def test_batches_carry_their_own_rows(arch, name):
     rows = encode([Example('How many?', t) for t in texts], tokenizer, arch)
     batch = SoftCollator(Collator(tokenizer, arch, multiple=8), soft)([rows[2], rows[0]])
     for row, e in zip(range(2), (2, 0)):
-        marked, part = batch['labels'][row] != IGNORED, slice(soft.splits[e], soft.splits[e + 1])
+        marked, part = batch['labels'][row] != IGNORE_INDEX, slice(soft.splits[e], soft.splits[e + 1])
         assert torch.equal(batch['indices'][row][marked], torch.from_numpy(soft.ids[part].astype(np.int64)))
         assert torch.equal(batch['probabilities'][row][marked], torch.from_numpy(soft.probabilities[part]))
         assert torch.equal(batch['tail'][row][marked], torch.from_numpy(soft.tail[part]))
@@ -285,17 +285,17 @@ def test_losses_and_gradients_are_the_naive_ones(divergence, rest):
     for seed in range(3):
         ids, p, tail = random_targets(seed, rest=rest)
         logits = torch.from_numpy(np.random.default_rng(seed + 9).normal(size=(5, 11))*2).requires_grad_()
-        losses = distribution_loss(logits, ids, p, tail, divergence)
+        losses = topk_divergence(logits, ids, p, tail, divergence)
         expected = [naive(row, {int(i): float(x) for i, x in zip(a, b) if x > 0}, float(c), divergence) for row, a, b, c in zip(logits.detach(), ids, p, tail)]
         assert losses.tolist() == pytest.approx(expected, rel=1e-9)
-        assert torch.autograd.gradcheck(lambda x: distribution_loss(x, ids, p, tail, divergence), (logits,))
+        assert torch.autograd.gradcheck(lambda x: topk_divergence(x, ids, p, tail, divergence), (logits,))
 
 
 def test_gradients_are_those_of_a_dense_softmax():
     "Forward divergence with a tail, written densely: the tail's gradient is spread as the student spreads its own"
     ids, p, tail = random_targets(0)
     logits = torch.randn(5, 11, dtype=torch.float64, requires_grad=True)
-    [found] = torch.autograd.grad(distribution_loss(logits, ids, p, tail).sum(), logits)
+    [found] = torch.autograd.grad(topk_divergence(logits, ids, p, tail).sum(), logits)
     q = logits.detach().softmax(-1)
     listed = torch.zeros_like(q).scatter_add(1, ids, p)
     others = (listed == 0)*q
@@ -307,19 +307,19 @@ def test_one_hot_targets_are_cross_entropy_and_nothing_listed_is_nothing():
     p = torch.zeros(2, 3, 2)
     p[..., 0] = 1
     p[1, 2] = 0
-    losses = distribution_loss(logits, labels[..., None].expand(2, 3, 2), p)
+    losses = topk_divergence(logits, labels[..., None].expand(2, 3, 2), p)
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction='none').view(2, 3)
     expected[1, 2] = 0
     assert torch.allclose(losses, expected, atol=1e-6)
-    for divergence in DIVERGENCES: assert distribution_loss(logits, labels[..., None].expand(2, 3, 2), p, torch.zeros(2, 3), divergence)[1, 2] == 0
+    for divergence in DIVERGENCES: assert topk_divergence(logits, labels[..., None].expand(2, 3, 2), p, torch.zeros(2, 3), divergence)[1, 2] == 0
 
 
 def test_restricting_is_renormalising_weighed_by_what_arrived():
     ids, p, _ = random_targets(1)
     logits = torch.randn(5, 11, dtype=torch.float64, requires_grad=True)
     m = p.sum(1, keepdim=True)
-    [restricted] = torch.autograd.grad(distribution_loss(logits, ids, p).sum(), logits)
-    [renormalised] = torch.autograd.grad(distribution_loss(logits, ids, p/m).sum(), logits)
+    [restricted] = torch.autograd.grad(topk_divergence(logits, ids, p).sum(), logits)
+    [renormalised] = torch.autograd.grad(topk_divergence(logits, ids, p/m).sum(), logits)
     assert torch.allclose(restricted, m*renormalised)
 
 
@@ -330,8 +330,8 @@ def test_the_tail_never_says_more_than_the_whole_distribution(divergence):
     last = torch.zeros(40, dtype=torch.float64)
     for k in (1, 3, 10, 29):
         top, ids = p.topk(k)
-        loss = distribution_loss(student, ids, top, 1 - top.sum(-1), divergence)
-        assert (loss >= last - 1e-9).all() and (loss <= full_distribution_loss(student, teacher, divergence) + 1e-9).all()
+        loss = topk_divergence(student, ids, top, 1 - top.sum(-1), divergence)
+        assert (loss >= last - 1e-9).all() and (loss <= full_divergence(student, teacher, divergence) + 1e-9).all()
         last = loss
 
 
@@ -342,9 +342,9 @@ def test_the_whole_vocabulary(divergence):
     p, q = teacher[:, :9].softmax(-1), student.softmax(-1)
     kl = lambda a, b: (a*(a/b).log()).sum(-1)
     expected = {'forward': kl(p, q), 'reverse': kl(q, p), 'jensen-shannon': (kl(p, (p + q)/2) + kl(q, (p + q)/2))/2}[divergence]
-    assert torch.allclose(full_distribution_loss(student, teacher, divergence), expected)
-    assert torch.autograd.gradcheck(lambda x: full_distribution_loss(x, teacher, divergence, temperature=2.0), (student,))
-    with pytest.raises(CotkitError, match='jensen-shannon'): full_distribution_loss(student, teacher, 'backward')
+    assert torch.allclose(full_divergence(student, teacher, divergence), expected)
+    assert torch.autograd.gradcheck(lambda x: full_divergence(x, teacher, divergence, temperature=2.0), (student,))
+    with pytest.raises(CotkitError, match='jensen-shannon'): full_divergence(student, teacher, 'backward')
 
 
 @pytest.mark.parametrize('divergence', DIVERGENCES)
@@ -356,7 +356,7 @@ def test_a_sure_student_has_finite_gradients(divergence, dtype):
     logits.requires_grad_()
     ids, p = torch.tensor([[3, 4, 3], [4, 5, 4]]), torch.tensor([[0.9, 0.1, 0.0], [0.5, 0.5, 0.0]])
     for tail in (None, torch.zeros(2), torch.tensor([0.0, 0.2])):
-        loss = distribution_loss(logits, ids, p, tail, divergence)
+        loss = topk_divergence(logits, ids, p, tail, divergence)
         [gradient] = torch.autograd.grad(loss.sum(), logits)
         assert loss.isfinite().all() and gradient.isfinite().all()
 
@@ -371,7 +371,7 @@ def test_scores_are_those_of_one_text_at_a_time(arch):
     scored = score(model, tokenizer, inputs, targets, arch, top=4, batch_size=2)
     assert scored.top.shape[1] == 5
     for i, (asked, written) in enumerate(zip(inputs, targets)):
-        read, [ids] = tokenizer(asked).input_ids, target_tokens(tokenizer, [written], arch)
+        read, [ids] = tokenizer(asked).input_ids, tokenize_targets(tokenizer, [written], arch)
         with torch.no_grad():
             if arch == 'causal': logits = model(torch.tensor([read + ids])).logits[0, len(read) - 1:-1]
             else: logits = model(input_ids=torch.tensor([read]), labels=torch.tensor([ids])).logits[0]
@@ -391,7 +391,7 @@ def test_with_one_tokenizer_and_all_tokens_listed_it_is_the_full_divergence():
     scored = score(teacher, tokenizer, [asked], [written], top=len(tokenizer))
     soft = soft_targets(scored, tokenizer, rest='renormalise')
     assert soft.coverage == 1
-    ids = tokenizer(asked).input_ids + target_tokens(tokenizer, [written])[0]
+    ids = tokenizer(asked).input_ids + tokenize_targets(tokenizer, [written])[0]
     with torch.no_grad(): ours, theirs = (m(torch.tensor([ids])).logits[0, -len(soft.ids) - 1:-1] for m in (student, teacher))
-    sparse = distribution_loss(ours, torch.from_numpy(soft.ids.astype(np.int64)), torch.from_numpy(soft.probabilities))
-    assert torch.allclose(sparse, full_distribution_loss(ours, theirs), atol=0.02, rtol=0.02) and sparse.min() > 0.05
+    sparse = topk_divergence(ours, torch.from_numpy(soft.ids.astype(np.int64)), torch.from_numpy(soft.probabilities))
+    assert torch.allclose(sparse, full_divergence(ours, theirs), atol=0.02, rtol=0.02) and sparse.min() > 0.05

@@ -8,15 +8,15 @@ import torch
 from hypothesis import given, settings, strategies as st
 from transformers import TrainerCallback
 
-from cotkit.core import CotkitError, Problem, Rationale, TokenLogprob
-from cotkit.distill import DistillTrainer, distill, read_history, student_logits, training_arguments
-from cotkit.encode import IGNORED, Collator, encode
-from cotkit.formats import (FORMATS, AnswerOnly, FewShotAnswerOnly, FewShotCoT, Mixture, StepByStep, ZeroShotCoT, check_never_shown, demonstrations,
+from cotkit.data.core import CotkitError, Problem, Rationale, TokenLogprob
+from cotkit.training.distill import DistillTrainer, distill, read_history, student_logits, training_arguments
+from cotkit.training.encode import IGNORE_INDEX, Collator, encode
+from cotkit.data.formats import (FORMATS, AnswerOnly, FewShotAnswerOnly, FewShotCoT, Mixture, StepByStep, ZeroShotCoT, check_demonstrations, demonstrations,
                             format_from_dict, gold_rationale)
-from cotkit.match import score, soft_targets
-from cotkit.models import Size, Student, build_model, train_tokenizer
-from cotkit.specialize import MatchTrainer, read_matching, specialize, teacher_targets
-from cotkit.synthetic import word_problems
+from cotkit.training.soft_targets import score, soft_targets
+from cotkit.models.students import Size, Student, build_model, train_tokenizer
+from cotkit.training.specialize import MatchTrainer, read_matching, specialize, teacher_targets
+from cotkit.data.word_problems import word_problems
 
 torch.set_num_threads(1)
 ARCHITECTURES = ('causal', 'seq2seq')
@@ -26,7 +26,7 @@ TEST = word_problems(6, seed=1, steps=(1, 2), largest=20, split='test')
 GOLD = [gold_rationale(p) for p in PROBLEMS]
 POOL = demonstrations(PROBLEMS[:4])
 FOUR = (AnswerOnly(), ZeroShotCoT(), FewShotAnswerOnly(POOL, shots=1), FewShotCoT(POOL, shots=1))
-BOTH = Mixture((AnswerOnly(), ZeroShotCoT()), asked=1)
+BOTH = Mixture((AnswerOnly(), ZeroShotCoT()), eval_format=1)
 TEXTS = [f'{e.input} {e.target}' for p, g in zip(PROBLEMS, GOLD) for f in FOUR[:2] for e in f.examples(p, [g])]
 
 
@@ -74,12 +74,12 @@ def naive_loss(student, rows, targets, weight, divergence):
     for row in rows:
         logits, labels = student_logits(student.model, Collator(student.tokenizer, student.arch)([row]), student.arch)
         at = targets.splits[row['example']]
-        for q, label in zip(logits[0].softmax(-1)[labels[0] != IGNORED], labels[labels != IGNORED]):
+        for q, label in zip(logits[0].softmax(-1)[labels[0] != IGNORE_INDEX], labels[labels != IGNORE_INDEX]):
             loss = -q[label].log()
             if targets.has_target[at]:
                 loss = (1 - weight) * loss + weight * dense(q, targets.ids[at], targets.probabilities[at], targets.tail[at], divergence)
             sums[row['task']], counts[row['task']], at = sums[row['task']] + loss, counts[row['task']] + 1, at + 1
-    return sum(student.format.task_weights[names[t]] * sums[t] / counts[t] for t in counts)
+    return sum(student.format.objective_weights[names[t]] * sums[t] / counts[t] for t in counts)
 
 
 def gradients(model): return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double()
@@ -102,7 +102,7 @@ def test_loss_and_gradients_equal_a_naive_dense_implementation(arch, divergence,
     expected.backward()
     seen = FirstGradient()
     args = quick(tmp_path, batch_size=batch_size, gradient_accumulation_steps=accumulation)
-    trainer = MatchTrainer(student, args, rows, targets, callbacks=[seen], match_weight=weight, divergence=divergence)
+    trainer = MatchTrainer(student, args, rows, targets, callbacks=[seen], kd_weight=weight, divergence=divergence)
     trainer.train()
     assert (seen.gradient - gradients(precise.model)).norm() <= 1e-5 * seen.gradient.norm()
     assert trainer.state.log_history[0]['loss'] == pytest.approx(expected.item(), rel=1e-5)
@@ -113,7 +113,7 @@ def test_a_weight_of_0_is_plain_distillation(arch, tmp_path):
     settings = dict(max_steps=4, batch_size=3, gradient_accumulation_steps=2)
     students = [make_student(arch) for _ in range(3)]
     rows, targets = data(students[0], make_teacher())
-    trainers = [DistillTrainer(students[0], quick(tmp_path, **settings), rows), MatchTrainer(students[1], quick(tmp_path, **settings), rows, targets, match_weight=0.0),
+    trainers = [DistillTrainer(students[0], quick(tmp_path, **settings), rows), MatchTrainer(students[1], quick(tmp_path, **settings), rows, targets, kd_weight=0.0),
                 MatchTrainer(students[2], quick(tmp_path, **settings), rows, targets)]
     for trainer in trainers: trainer.train()
     plain, zero, one = (list(s.model.parameters()) for s in students)
@@ -131,22 +131,22 @@ def test_the_whole_vocabulary_between_equal_tokenizers(arch, divergence, weight,
     examples = [e for p, g in zip(PROBLEMS[:6], GOLD) for e in student.format.examples(p, [g])]
     rows = encode(examples, student.tokenizer, arch)
     targets = teacher_targets(student, examples, (), (teacher.model, teacher.tokenizer, arch), top=None)
-    assert targets.has_target.sum() == sum(len([l for l in row['labels'] if l != IGNORED]) for row in rows if examples[row['example']].task == 'rationale')
+    assert targets.has_target.sum() == sum(len([l for l in row['labels'] if l != IGNORE_INDEX]) for row in rows if examples[row['example']].objective == 'rationale')
     precise, names, sums, counts = copy.deepcopy(student.model).double(), rows.features['task'].names, Counter(), Counter()
     judge = copy.deepcopy(teacher.model).double().eval()
     for row in rows:
         logits, labels = student_logits(precise, Collator(student.tokenizer, arch)([row]), arch)
         with torch.no_grad(): theirs, _ = student_logits(judge, Collator(student.tokenizer, arch)([row]), arch)
-        p, q = theirs.softmax(-1)[labels != IGNORED], logits.softmax(-1)[labels != IGNORED]
-        loss = -q.gather(1, labels[labels != IGNORED][:, None]).log().sum()
+        p, q = theirs.softmax(-1)[labels != IGNORE_INDEX], logits.softmax(-1)[labels != IGNORE_INDEX]
+        loss = -q.gather(1, labels[labels != IGNORE_INDEX][:, None]).log().sum()
         if names[row['task']] == 'rationale':
             apart = (p*(p/q).log()).sum() if divergence == 'forward' else (q*(q/p).log()).sum()
             loss = (1 - weight)*loss + weight*apart
         sums[row['task']], counts[row['task']] = sums[row['task']] + loss, counts[row['task']] + len(q)
-    expected = sum(student.format.task_weights[names[t]]*sums[t]/counts[t] for t in counts)
+    expected = sum(student.format.objective_weights[names[t]]*sums[t]/counts[t] for t in counts)
     expected.backward()
     seen = FirstGradient()
-    trainer = MatchTrainer(student, quick(tmp_path, batch_size=5, gradient_accumulation_steps=3), rows, targets, callbacks=[seen], match_weight=weight,
+    trainer = MatchTrainer(student, quick(tmp_path, batch_size=5, gradient_accumulation_steps=3), rows, targets, callbacks=[seen], kd_weight=weight,
                            divergence=divergence, whole=teacher.model)
     trainer.train()
     assert (seen.gradient - gradients(precise)).norm() <= 1e-5*seen.gradient.norm()
@@ -172,7 +172,7 @@ def test_the_loss_falls_on_one_batch(arch, tmp_path):
     assert len(losses) == 30 and all(map(math.isfinite, losses)) and losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize('settings', [dict(match_weight=1.5), dict(match_weight=-0.1), dict(match_weight=float('nan')), dict(divergence='sideways')])
+@pytest.mark.parametrize('settings', [dict(kd_weight=1.5), dict(kd_weight=-0.1), dict(kd_weight=float('nan')), dict(divergence='sideways')])
 def test_settings_of_the_match_are_checked(settings, tmp_path):
     student = make_student()
     rows, targets = data(student, make_teacher(), n=1)
@@ -187,8 +187,8 @@ STEPS = dict(max_steps=5, batch_size=4, save_steps=2, logging_steps=1, eval_step
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
 def test_specialize_with_a_live_teacher_of_other_tokens(arch, tmp_path):
-    mixture = Mixture(FOUR, shares=(1, 2, 1, 2), asked=1, never=TEST)
-    student = specialize(make_student(arch, mixture), PROBLEMS, GOLD, VALIDATION, teacher=make_teacher(), never=TEST, output_dir=tmp_path, **STEPS)
+    mixture = Mixture(FOUR, weights=(1, 2, 1, 2), eval_format=1, held_out=TEST)
+    student = specialize(make_student(arch, mixture), PROBLEMS, GOLD, VALIDATION, teacher=make_teacher(), held_out=TEST, output_dir=tmp_path, **STEPS)
     history, matching = read_history(tmp_path), read_matching(tmp_path)
     assert len(history) == 5 and all(math.isfinite(row['loss']) for row in history) and 'eval_rationale_loss' in history[1]
     assert 0.05 < matching['coverage'] < 0.95 and all(row['coverage'] < 1 for row in history)
@@ -206,7 +206,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_and_another_match_is_refused
     def run(folder, **named): return specialize(make_student(), PROBLEMS, GOLD, VALIDATION, teacher=make_teacher(), output_dir=tmp_path/folder, **STEPS | named)
     whole = run('whole')
     with pytest.raises(KeyboardInterrupt): run('broken', callbacks=[BreakOff()])
-    for other, field in ((dict(match_weight=0.5), 'match_weight'), (dict(divergence='reverse'), 'divergence'), (dict(top=2), 'soft targets')):
+    for other, field in ((dict(kd_weight=0.5), 'kd_weight'), (dict(divergence='reverse'), 'divergence'), (dict(top=2), 'soft targets')):
         with pytest.raises(CotkitError) as e: run('broken', resume=True, **other)
         assert e.value.field == field
     with pytest.raises(CotkitError, match='resume=True'): run('broken')
@@ -226,7 +226,7 @@ def test_specialize_from_stored_logprobs(tmp_path):
     specialize(make_student(), PROBLEMS, [stored(r) for r in GOLD], output_dir=tmp_path/'doubts', **STEPS)
     assert 0.02 < read_matching(tmp_path/'doubts')['coverage'] < 0.9
     with pytest.raises(CotkitError, match='no soft target'): specialize(make_student(), PROBLEMS, GOLD, output_dir=tmp_path/'none', **STEPS)
-    specialize(make_student(), PROBLEMS, GOLD, match_weight=0, output_dir=tmp_path/'plain', **STEPS)
+    specialize(make_student(), PROBLEMS, GOLD, kd_weight=0, output_dir=tmp_path/'plain', **STEPS)
     distill(make_student(), PROBLEMS, GOLD, output_dir=tmp_path/'distilled', **STEPS)
     assert read_matching(tmp_path/'plain')['coverage'] == 0
     plain = [{k: v for k, v in row.items() if k != 'coverage'} for row in read_history(tmp_path/'plain')]
@@ -241,9 +241,9 @@ def test_bare_answers_are_never_matched(tmp_path):
 
 def test_test_items_have_no_way_in(tmp_path):
     renamed = Problem('other', PROBLEMS[5].question.upper(), PROBLEMS[5].answer)
-    with pytest.raises(CotkitError, match='trained on'): specialize(make_student(), PROBLEMS, GOLD, teacher=make_teacher(), never=[renamed], output_dir=tmp_path, **STEPS)
+    with pytest.raises(CotkitError, match='trained on'): specialize(make_student(), PROBLEMS, GOLD, teacher=make_teacher(), held_out=[renamed], output_dir=tmp_path, **STEPS)
     student = make_student(format=Mixture((FewShotCoT(demonstrations(TEST)),)))
-    for named in (dict(never=TEST[3:4]), dict(validation=TEST[3:4])):
+    for named in (dict(held_out=TEST[3:4]), dict(validation=TEST[3:4])):
         with pytest.raises(CotkitError, match='demonstration'): specialize(student, PROBLEMS, GOLD, teacher=make_teacher(), output_dir=tmp_path, **STEPS | named)
     with pytest.raises(CotkitError, match='history.jsonl'): read_matching(tmp_path)
 
@@ -255,7 +255,7 @@ MANY = word_problems(3000, seed=3, steps=(1, 1))
 
 @pytest.mark.parametrize('shares', [(1, 1, 1, 1), (0.1, 0.2, 0.3, 0.4), (0, 3, 0, 1)])
 def test_shares(shares):
-    counts = Counter(f.name for p in MANY for f in Mixture(FOUR, shares).drawn(p))
+    counts = Counter(f.name for p in MANY for f in Mixture(FOUR, shares).formats_for(p))
     for format, share in zip(FOUR, shares):
         expected = share / sum(shares)
         assert abs(counts[format.name] / len(MANY) - expected) <= 4 * math.sqrt(expected * (1 - expected) / len(MANY))
@@ -263,9 +263,9 @@ def test_shares(shares):
 
 def test_the_draw_depends_on_seed_and_id_alone():
     mixture = Mixture(FOUR, (1, 1, 1, 1))
-    assert [mixture.drawn(p) for p in MANY[:50]] == [mixture.drawn(Problem(p.id, 'something else', '1')) for p in MANY[:50]]
-    assert [mixture.drawn(p) for p in MANY[:50]] != [replace(mixture, seed=1).drawn(p) for p in MANY[:50]]
-    assert [f.name for f in mixture.drawn(Problem('a\0b\ud800', 'q', '1'))] == [f.name for f in format_from_dict(mixture.to_dict()).drawn(Problem('a\0b\ud800', 'q', '1'))]
+    assert [mixture.formats_for(p) for p in MANY[:50]] == [mixture.formats_for(Problem(p.id, 'something else', '1')) for p in MANY[:50]]
+    assert [mixture.formats_for(p) for p in MANY[:50]] != [replace(mixture, seed=1).formats_for(p) for p in MANY[:50]]
+    assert [f.name for f in mixture.formats_for(Problem('a\0b\ud800', 'q', '1'))] == [f.name for f in format_from_dict(mixture.to_dict()).formats_for(Problem('a\0b\ud800', 'q', '1'))]
 
 
 def test_no_question_is_shown_to_itself():
@@ -281,10 +281,10 @@ def test_forbidden_demonstrations_are_refused_by_id_and_by_words():
     by_id = Problem(POOL[1].problem.id, 'something else', '1')
     nested = Mixture((AnswerOnly(), Mixture((FewShotCoT(POOL),))))
     for never in ([by_words], [by_id], iter([TEST[0], by_id])):
-        with pytest.raises(CotkitError, match='demonstration'): Mixture(FOUR, never=never)
-    with pytest.raises(CotkitError, match='demonstration'): check_never_shown(nested, [by_id])
-    with pytest.raises(CotkitError, match='demonstration'): check_never_shown(FewShotCoT(POOL), [by_id])
-    check_never_shown(nested, TEST)
+        with pytest.raises(CotkitError, match='demonstration'): Mixture(FOUR, held_out=never)
+    with pytest.raises(CotkitError, match='demonstration'): check_demonstrations(nested, [by_id])
+    with pytest.raises(CotkitError, match='demonstration'): check_demonstrations(FewShotCoT(POOL), [by_id])
+    check_demonstrations(nested, TEST)
 
 
 @given(st.lists(st.floats(0, 10), min_size=4, max_size=4).filter(lambda s: sum(s) > 1e-3), st.integers(0, 3), st.integers(0, 2**40))
@@ -292,21 +292,21 @@ def test_forbidden_demonstrations_are_refused_by_id_and_by_words():
 def test_round_trip_as_json(shares, asked, seed):
     mixture = Mixture(FOUR, shares, asked, seed)
     again = format_from_dict(json.loads(json.dumps(mixture.to_dict())))
-    assert again == mixture and [again.drawn(p) for p in MANY[:20]] == [mixture.drawn(p) for p in MANY[:20]]
+    assert again == mixture and [again.formats_for(p) for p in MANY[:20]] == [mixture.formats_for(p) for p in MANY[:20]]
 
 
 def test_asked_in_one_format():
     for i, format in enumerate(FOUR):
-        mixture = Mixture(FOUR, asked=i)
+        mixture = Mixture(FOUR, eval_format=i)
         assert mixture.prompt(TEST[0]) == format.prompt(TEST[0]) and (mixture.system, mixture.stop) == (format.system, format.stop)
         text = f'The answer is {TEST[0].answer}.'
         assert mixture.parse(text, TEST[0]) == format.parse(text, TEST[0])
-    assert FORMATS['mixture'] is Mixture and Mixture(FOUR).task_weights == {'label': 1.0, 'rationale': 1.0}
+    assert FORMATS['mixture'] is Mixture and Mixture(FOUR).objective_weights == {'label': 1.0, 'rationale': 1.0}
 
 
 @pytest.mark.parametrize('settings, field', [
-    (dict(formats=()), 'formats'), (dict(formats=(AnswerOnly(), StepByStep())), 'formats'), (dict(asked=4), 'asked'), (dict(asked=-1), 'asked'),
-    (dict(shares=(1,)), 'shares'), (dict(shares=(0, 0, 0, 0)), 'shares'), (dict(shares=(1, 1, 1, -1)), 'shares'), (dict(shares=(1, 1, 1, float('nan'))), 'shares')])
+    (dict(formats=()), 'formats'), (dict(formats=(AnswerOnly(), StepByStep())), 'formats'), (dict(eval_format=4), 'eval_format'), (dict(eval_format=-1), 'eval_format'),
+    (dict(weights=(1,)), 'weights'), (dict(weights=(0, 0, 0, 0)), 'weights'), (dict(weights=(1, 1, 1, -1)), 'weights'), (dict(weights=(1, 1, 1, float('nan'))), 'weights')])
 def test_a_mixture_that_makes_no_sense_is_refused(settings, field):
     with pytest.raises(CotkitError) as e: Mixture(**dict(formats=FOUR) | settings)
     assert e.value.field == field

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from cotkit.core import Completion, CotkitError, Request, TokenLogprob, read_jsonl
-from cotkit.store import SCHEMA_VERSION, Store
+from cotkit.data.core import Completion, CotkitError, Request, TokenLogprob, read_jsonl
+from cotkit.teachers.store import SCHEMA_VERSION, Store
 
 
 def pair(n: int, teacher: str = 't') -> tuple[Request, Completion]:
@@ -60,8 +60,8 @@ def test_threads_share_one_store(tmp_path):
 
 WRITER = '''
 import sys
-from cotkit.core import Request, Completion
-from cotkit.store import Store
+from cotkit.data.core import Request, Completion
+from cotkit.teachers.store import Store
 with Store(sys.argv[1]) as store:
     for n in range(int(sys.argv[2]), int(sys.argv[3])):
         store.put(Request('t', f'question {n}'), Completion(f'answer {n}'))
@@ -102,8 +102,8 @@ def test_nothing_acknowledged_is_lost_by_a_kill(tmp_path, seed):
 def test_a_forked_process_uses_its_own_connection(tmp_path):
     script = '''
 import os, sys
-from cotkit.core import Request, Completion
-from cotkit.store import Store
+from cotkit.data.core import Request, Completion
+from cotkit.teachers.store import Store
 store = Store(sys.argv[1])
 store.put(Request('t', 'parent'), Completion('1'))
 child = os.fork()

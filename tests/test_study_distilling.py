@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cotkit.answers import Accuracy
-from cotkit.core import CotkitError
-from cotkit.evaluate import Evaluation, Prediction, compare_seeds, summarise
-from cotkit.formats import StepByStep, ZeroShotCoT
+from cotkit.data.answers import Accuracy
+from cotkit.data.core import CotkitError
+from cotkit.evaluation.evaluate import Evaluation, Prediction, compare_seeds, summarise
+from cotkit.data.formats import StepByStep, ZeroShotCoT
 from cotkit.papers import distilling_step_by_step as study
-from cotkit.records import read_records
-from cotkit.synthetic import word_problems
+from cotkit.data.records import read_records
+from cotkit.data.word_problems import word_problems
 from shown import shown_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -180,7 +180,7 @@ def pairs(records):
 
 def teacher_takes(seeds=SEEDS):
     "The oracle on the test problems, by its own rule and not by its text"
-    from cotkit.teachers import OracleTeacher
+    from cotkit.teachers.protocol import OracleTeacher
     problems = study.study_task({**study.SETTING, 'problems': 1, 'seed': 0})['test']
     return [Evaluation('teacher', 'test', [Prediction(str(i), '', correct=OracleTeacher(problems, 0.8, seed).is_right(p.id)) for i, p in enumerate(problems)], seed) for seed in seeds]
 
@@ -283,7 +283,7 @@ def test_the_examples_of_each_method():
     formats = {m['method']: study.method_format(m) for m in study.METHODS}
     assert isinstance(formats['single-task'], ZeroShotCoT) and formats['finetuning'] == StepByStep(1.0, 'teacher')
     assert formats['finetuning'].prompt(problem) == formats['step-by-step'].prompt(problem)
-    assert formats['finetuning'].task_weights['rationale'] == 0
+    assert formats['finetuning'].objective_weights['rationale'] == 0
     label, rationale = formats['step-by-step'].examples(problem, [gold])
     assert label.target == problem.answer and rationale.target in wrong.text and 'answer' not in rationale.target
     assert formats['step-by-step'].examples(problem, [wrong])[0].target == wrong.answer != problem.answer

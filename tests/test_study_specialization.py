@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cotkit.answers import Accuracy
-from cotkit.evaluate import Evaluation, contrast, select_checkpoint, summarise, t_point
+from cotkit.data.answers import Accuracy
+from cotkit.evaluation.evaluate import Evaluation, contrast, select_checkpoint, summarise, t_point
 from cotkit.papers import model_specialization as study
-from cotkit.records import read_records
+from cotkit.data.records import read_records
 from shown import shown_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -282,7 +282,7 @@ def test_tokenizers_differ(cache):
 def t5_folder(folder):
     sentencepiece = pytest.importorskip('sentencepiece')
     from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
-    texts = [text for p in study.word_problems(300, steps=(1, 2), largest=20) for text in (p.question, *p.steps, 'The answer is 4.')]
+    texts = [text for p in study.word_problems(300, steps=(1, 2), largest=20) for text in (p.question, *p.gold_steps, 'The answer is 4.')]
     (folder/'text.txt').write_text('\n'.join(texts), encoding='utf-8')
     sentencepiece.SentencePieceTrainer.train(input=str(folder/'text.txt'), model_prefix=str(folder/'spiece'), vocab_size=200, hard_vocab_limit=False, minloglevel=2,
                                              pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece='<pad>', eos_piece='</s>')
@@ -298,7 +298,7 @@ def gpt2_folder(folder):
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
     pairs = Tokenizer(models.BPE())
     pairs.pre_tokenizer, pairs.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    texts = [f'{p.question} {" ".join(p.steps)}' for p in study.word_problems(300, steps=(1, 2), largest=20)]
+    texts = [f'{p.question} {" ".join(p.gold_steps)}' for p in study.word_problems(300, steps=(1, 2), largest=20)]
     pairs.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=400, special_tokens=['<|endoftext|>'], show_progress=False, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
     PreTrainedTokenizerFast(tokenizer_object=pairs, eos_token='<|endoftext|>', bos_token='<|endoftext|>').save_pretrained(folder/'model')
     GPT2LMHeadModel(GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=2, n_positions=512, bos_token_id=0, eos_token_id=0)).save_pretrained(folder/'model')

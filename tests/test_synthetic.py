@@ -7,12 +7,12 @@ from random import Random
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from cotkit import synthetic
-from cotkit.answers import is_correct
-from cotkit.core import CotkitError, Problem, from_dataset, to_dataset
-from cotkit.synthetic import (ABILITIES, OUT_OF_DISTRIBUTION, SPLITS, ability_problems, addition_problems, addition_task, generic_suite, generic_task,
+from cotkit.data import word_problems as synthetic
+from cotkit.data.answers import is_correct
+from cotkit.data.core import CotkitError, Problem, from_dataset, to_dataset
+from cotkit.data.word_problems import (ABILITIES, OUT_OF_DISTRIBUTION, SPLITS, ability_problems, addition_problems, addition_task, generic_suite, generic_task,
                               rephrase_steps, scratchpad, scratchpad_examples, word_problem_task, word_problems, wrong_rationale)
-from cotkit.tasks import load_task, task_names
+from cotkit.data.tasks import load_task, task_names
 
 EQUATION = re.compile(r'(\d+) ([-+*/]) (\d+) = (\d+)')
 
@@ -113,22 +113,22 @@ def test_gold_steps_are_true_and_lead_to_the_answer(dials):
     problems = word_problems(**dials)
     assert len(problems) == dials['n'] == len({o.question for o in problems}) == len({o.id for o in problems})
     for problem in problems:
-        assert dials['steps'][0] <= len(problem.steps) <= dials['steps'][1]
-        equations = [EQUATION.findall(step) for step in problem.steps]
+        assert dials['steps'][0] <= len(problem.gold_steps) <= dials['steps'][1]
+        equations = [EQUATION.findall(step) for step in problem.gold_steps]
         assert all(len(o) == 1 and holds(*o[0]) for o in equations)
         assert equations[-1][0][3] == problem.answer and is_correct(problem, problem.answer)
-        assert all(2 <= int(o) <= dials['largest'] for text in (problem.question, *problem.steps) for o in re.findall(r'\d+', text))
-        assert all(len(step.split()) <= 12 for step in problem.steps)
+        assert all(2 <= int(o) <= dials['largest'] for text in (problem.question, *problem.gold_steps) for o in re.findall(r'\d+', text))
+        assert all(len(step.split()) <= 12 for step in problem.gold_steps)
 
 
 @settings(max_examples=40, deadline=None)
 @given(dials)
 def test_subquestions_are_aligned_with_steps(dials):
     for problem in word_problems(**dials):
-        assert len(problem.subquestions) == len(problem.steps)
+        assert len(problem.subquestions) == len(problem.gold_steps)
         assert problem.question.endswith(problem.subquestions[-1])
         assert all(o.endswith('?') and o[0].isupper() and '{' not in o for o in problem.subquestions)
-        for subquestion, step in zip(problem.subquestions, problem.steps): # both are about the same things
+        for subquestion, step in zip(problem.subquestions, problem.gold_steps): # both are about the same things
             assert set(re.findall(rf'\b({THINGS}|coins)\b', subquestion)) >= set(re.findall(rf'\b({THINGS}|coins)\b', step))
 
 
@@ -169,7 +169,7 @@ def test_the_sets_out_of_distribution_are_what_they_say():
     task = word_problem_task(train=3000, validation=10, test=300)
     words = {split: set(re.findall(r'[A-Za-z]+', ' '.join(o.question for o in problems))) for split, problems in task.splits.items()}
     assert set(OUT_OF_DISTRIBUTION) == set(task.splits) - set(SPLITS)
-    assert {len(o.steps) for o in task['test']} == {2, 3, 4} and {len(o.steps) for o in task['longer']} == {5, 6}
+    assert {len(o.gold_steps) for o in task['test']} == {2, 3, 4} and {len(o.gold_steps) for o in task['longer']} == {5, 6}
     assert words['longer'] | words['distractors'] <= words['train'] and len(words['unseen_phrasing'] - words['train']) > 10
     assert len(set.union(*words.values())) < 300
     assert all(len(o.question.split()) <= 60 for o in task['train'])
@@ -198,7 +198,7 @@ def test_no_operation_and_no_wording_is_left_out():
 
 def test_golden():
     "These problems are named in saved records: if this fails, seeds mean something else than they did"
-    def digest(problems): return hashlib.sha256('\n'.join(f'{o.id}\t{o.question}\t{o.answer}\t{o.steps}\t{o.subquestions}' for o in problems).encode()).hexdigest()[:16]
+    def digest(problems): return hashlib.sha256('\n'.join(f'{o.id}\t{o.question}\t{o.answer}\t{o.gold_steps}\t{o.subquestions}' for o in problems).encode()).hexdigest()[:16]
     task = word_problem_task(train=50, validation=20, test=20, seed=1)
     assert {split: digest(problems) for split, problems in task.splits.items()} == GOLDEN
     assert digest(addition_problems(50)) == GOLDEN_ADDITION
@@ -237,14 +237,14 @@ def test_task_dials_are_refused():
 @given(dials, st.integers(0, 10**9), st.booleans())
 def test_a_wrong_rationale_has_one_wrong_step_and_the_rest_follows(dials, seed, reworded):
     problem = word_problems(**{**dials, 'n': 1})[0]
-    if reworded: problem = Problem.from_dict({**problem.to_dict(), 'steps': rephrase_steps(problem, Random(seed))})
+    if reworded: problem = Problem.from_dict({**problem.to_dict(), 'gold_steps': rephrase_steps(problem, Random(seed))})
     steps, answer = wrong_rationale(problem, Random(seed))
-    assert answer != problem.answer and len(steps) == len(problem.steps)
-    gold, made = ([EQUATION.search(o).groups() for o in s] for s in (problem.steps, steps))
+    assert answer != problem.answer and len(steps) == len(problem.gold_steps)
+    gold, made = ([EQUATION.search(o).groups() for o in s] for s in (problem.gold_steps, steps))
     wrong = [i for i, o in enumerate(made) if not holds(*o)]
-    assert len(wrong) == 1 and steps[:wrong[0]] == list(problem.steps[:wrong[0]])
+    assert len(wrong) == 1 and steps[:wrong[0]] == list(problem.gold_steps[:wrong[0]])
     assert made[-1][3] == answer
-    assert [EQUATION.sub('', o) for o in steps] == [EQUATION.sub('', o) for o in problem.steps]
+    assert [EQUATION.sub('', o) for o in steps] == [EQUATION.sub('', o) for o in problem.gold_steps]
     assert [o[1] for o in gold] == [o[1] for o in made]
 
 
@@ -253,7 +253,7 @@ def test_a_wrong_rationale_has_one_wrong_step_and_the_rest_follows(dials, seed, 
 def test_reworded_steps_are_true_and_reach_the_same_results(dials, seed):
     problem = word_problems(**{**dials, 'n': 1})[0]
     steps = rephrase_steps(problem, Random(seed))
-    gold, made = ([EQUATION.search(o).groups() for o in s] for s in (problem.steps, steps))
+    gold, made = ([EQUATION.search(o).groups() for o in s] for s in (problem.gold_steps, steps))
     assert all(holds(*o) for o in made) and [o[3] for o in gold] == [o[3] for o in made]
 
 
@@ -264,13 +264,13 @@ def test_rewording_gives_different_words():
 
 def test_wrong_rationales_of_other_peoples_steps():
     "The shapes of GSM8K: calculator marks, dollars, a value that is used two steps later, decimals"
-    problem = Problem('g', 'How much?', '18', steps=(
+    problem = Problem('g', 'How much?', '18', gold_steps=(
         'Janet sells 16 - 3 - 4 = <<16-3-4=9>>9 eggs a day.', 'She makes 9 * 2 = <<9*2=18>>18 dollars.'))
     for seed in range(20):
         steps, answer = wrong_rationale(problem, Random(seed))
-        assert steps[0] == problem.steps[0] or answer != '18'
+        assert steps[0] == problem.gold_steps[0] or answer != '18'
         assert f'={answer}>>{answer} dollars' in steps[1]
-    decimals = Problem('d', 'How much?', '5', steps=('One costs 5 / 2 = 2.5 dollars.', 'Two cost 2.5 * 2 = 5 dollars.'))
+    decimals = Problem('d', 'How much?', '5', gold_steps=('One costs 5 / 2 = 2.5 dollars.', 'Two cost 2.5 * 2 = 5 dollars.'))
     for seed in range(20):
         steps, answer = wrong_rationale(decimals, Random(seed))
         left, right = re.search(r'= (\S+) dollars', steps[0])[1], re.search(r'cost (\S+) \*', steps[1])[1]
@@ -279,7 +279,7 @@ def test_wrong_rationales_of_other_peoples_steps():
 
 @pytest.mark.parametrize('steps', [(), ('She has some.',), ('1 + 1 = 2',)], ids=str)
 def test_steps_that_give_no_way_to_go_wrong_are_refused(steps):
-    with pytest.raises(CotkitError, match='no step'): wrong_rationale(Problem('p', 'How many?', '7', steps=steps), Random(0))
+    with pytest.raises(CotkitError, match='no step'): wrong_rationale(Problem('p', 'How many?', '7', gold_steps=steps), Random(0))
 
 
 # Addition
@@ -313,7 +313,7 @@ def test_additions(seed, low, more, split):
     for problem in problems:
         a, b = (o.replace(' ', '') for o in problem.question.split(' + '))
         assert problem.answer == ' '.join(str(int(a) + int(b))) and len(a) == len(b) and low <= len(a) <= low + more
-        assert list(problem.steps) == scratchpad(int(a), int(b)) and is_correct(problem, problem.answer)
+        assert list(problem.gold_steps) == scratchpad(int(a), int(b)) and is_correct(problem, problem.answer)
 
 
 def test_additions_and_their_mirror_images_are_in_one_split():
@@ -326,8 +326,8 @@ def test_additions_and_their_mirror_images_are_in_one_split():
 def test_a_wrong_carry_spoils_the_sum_and_all_that_follows(seed):
     problem = addition_problems(1, (1, 8), seed)[0]
     lines, answer = wrong_rationale(problem, Random(seed))
-    first = next(i for i, (a, b) in enumerate(zip(lines, problem.steps)) if a != b)
-    assert lines[first][:-1] == problem.steps[first][:-1], 'the first difference is a carry'
+    first = next(i for i, (a, b) in enumerate(zip(lines, problem.gold_steps)) if a != b)
+    assert lines[first][:-1] == problem.gold_steps[first][:-1], 'the first difference is a carry'
     assert answer != problem.answer and int(lines[-2].replace(' ', '')) == int(answer.replace(' ', ''))
     assert not is_correct(problem, answer)
 

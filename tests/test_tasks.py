@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from cotkit import tasks
-from cotkit.answers import Accuracy, is_correct, published_correct, read_answer
-from cotkit.core import CotkitError, Problem, from_dataset
-from cotkit.tasks import NLI_LABELS, Task, carve, load_task, register, task_names
+from cotkit.data import tasks
+from cotkit.data.answers import Accuracy, is_correct, published_correct, read_answer
+from cotkit.data.core import CotkitError, Problem, from_dataset
+from cotkit.data.tasks import NLI_LABELS, Task, carve, load_task, register, task_names
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT/'nbs'/'samples'
@@ -89,7 +89,7 @@ def test_a_hub_data_set_with_a_script_is_taken_from_its_converted_copy(monkeypat
 
 
 def test_without_a_network_the_error_says_what_to_do(tmp_path):
-    code = "from cotkit.tasks import load_task\ntry: load_task('gsm8k')\nexcept ValueError as e: print(type(e).__name__, e)"
+    code = "from cotkit.data.tasks import load_task\ntry: load_task('gsm8k')\nexcept ValueError as e: print(type(e).__name__, e)"
     environment = {**os.environ, 'HF_HUB_OFFLINE': '1', 'HF_HOME': str(tmp_path), 'PYTHONPATH': str(ROOT)}
     said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=environment).stdout
     assert said.startswith('CotkitError openai/gsm8k: cannot be fetched') and 'path=' in said and said.count('\n') == 1
@@ -99,7 +99,7 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path):
 
 def test_gsm8k_steps_and_subquestions():
     problem = load_task('gsm8k', SAMPLES/'tasks_gsm8k_socratic')['train'][1]
-    assert problem.steps == ('2 hours are 2*60=120 minutes.', 'The bakery sells 12*120=1,440 rolls.') and problem.answer == '1440'
+    assert problem.gold_steps == ('2 hours are 2*60=120 minutes.', 'The bakery sells 12*120=1,440 rolls.') and problem.answer == '1440'
     assert problem.subquestions == ('How many minutes are 2 hours?', 'How many rolls does the bakery sell?')
     assert load_task('gsm8k', SAMPLES/'tasks_gsm8k')['train'][1] == dataclasses.replace(problem, subquestions=())
 
@@ -120,7 +120,7 @@ def test_svamp_in_both_schemas():
 def test_labels_and_rationales():
     anli, esnli = load_task('anli', SAMPLES/'tasks_anli'), load_task('esnli', SAMPLES/'tasks_esnli')
     assert [anli[split][0].answer for split in anli.splits] == ['entailment', 'neutral', 'contradiction'] and anli['train'][0].choices == NLI_LABELS
-    assert anli['train'][0].steps == ('She bought apples there.',) and esnli['validation'][0].meta['explanation_2'] == 'Nothing is said about hunger.'
+    assert anli['train'][0].gold_steps == ('She bought apples there.',) and esnli['validation'][0].meta['explanation_2'] == 'Nothing is said about hunger.'
     assert anli['train'][0].question.startswith('Premise: Ann') and anli['train'][0].meta['hypothesis'] == 'Ann was at the market.'
     assert [p.answer for p in load_task('strategyqa', SAMPLES/'tasks_strategyqa')['train']] == ['no', 'yes']
 
@@ -288,7 +288,7 @@ def test_own_problems_survive_the_file(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp('own')/'own.jsonl'
     path.write_text('\n'.join(json.dumps({'question': q, 'answer': a, 'steps': s}, ensure_ascii=i % 2 == 0) for i, (q, a, s) in enumerate(rows)), encoding='utf-8')
     task = Task.from_jsonl(path, validation=0)
-    assert [(p.question, p.answer, list(p.steps)) for p in task['train']] == [(q, str(a), s) for q, a, s in rows]
+    assert [(p.question, p.answer, list(p.gold_steps)) for p in task['train']] == [(q, str(a), s) for q, a, s in rows]
     assert len({p.id for p in task['train']}) == len(rows)
 
 
@@ -298,7 +298,7 @@ def test_problems_without_answers(tmp_path):
     path.write_text('\n'.join(json.dumps({'question': f'q{i}', 'answer': 'A', 'choices': ['zoo', 'park'], 'steps': ['s'], 'subquestions': ['?']}) for i in range(20)))
     task = Task.from_jsonl(path, answer=None)
     assert task.kind == 'choice' and {split: len(o) for split, o in task.splits.items()} == {'train': 18, 'validation': 2}
-    assert all(p.answer == '' and p.choices == ('zoo', 'park') and p.steps == p.subquestions == () and p.meta['answer'] == 'A' for p in task['train+validation'])
+    assert all(p.answer == '' and p.choices == ('zoo', 'park') and p.gold_steps == p.subquestions == () and p.meta['answer'] == 'A' for p in task['train+validation'])
     assert Task.from_jsonl(path)['train'][0].answer == 'zoo'
     path.write_text(json.dumps({'question': 'q', 'choices': 7}))
     assert Task.from_jsonl(path, answer=None, choices='options')['train'][0].kind == 'number'
@@ -332,7 +332,7 @@ def test_real_data_is_read_whole(name, sizes):
     task = real_task(name)
     assert {split: len(problems) for split, problems in task.splits.items()} == sizes
     assert not [problem.id for split in sizes for problem in task[split] if not is_correct(problem, problem.answer)]
-    assert name not in ('gsm8k', 'strategyqa') or all(problem.steps and '<<' not in ''.join(problem.steps) for problem in task['train'])
+    assert name not in ('gsm8k', 'strategyqa') or all(problem.gold_steps and '<<' not in ''.join(problem.gold_steps) for problem in task['train'])
 
 
 @real

@@ -4,11 +4,11 @@ import asyncio, gc, json, logging, subprocess, sys, time, traceback
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from cotkit.core import CotkitError, Problem, Request
-from cotkit.formats import ZeroShotCoT
-from cotkit.answers import is_correct, read_answer
-from cotkit.synthetic import word_problems
-from cotkit.teachers import LocalTeacher, OpenAITeacher, OracleTeacher, ReplayTeacher, Teacher, TeacherError, completion_from_reply, retry_after_seconds, status_error, token_texts
+from cotkit.data.core import CotkitError, Problem, Request
+from cotkit.data.formats import ZeroShotCoT
+from cotkit.data.answers import is_correct, read_answer
+from cotkit.data.word_problems import word_problems
+from cotkit.teachers.protocol import LocalTeacher, OpenAITeacher, OracleTeacher, ReplayTeacher, Teacher, TeacherError, completion_from_reply, retry_after_seconds, status_error, token_texts
 from loopback import Loopback, Raw, Reset, Stall, Status, Truncate
 
 KEY = 'sk-very-secret-4711'
@@ -178,7 +178,7 @@ def test_oracle_slips_at_its_rate_and_its_mistakes_lead_to_wrong_answers():
     assert right == {p.id: teacher.is_right(p.id) for p in problems}
     assert 0.62 < sum(right.values()) / 400 < 0.78
     for p in problems:
-        steps = ' '.join(p.steps)
+        steps = ' '.join(p.gold_steps)
         if not right[p.id]: assert steps not in texts[p.id] and len(texts[p.id].split('. ')) == len(f'{steps} The answer is 1.'.split('. '))
 
 
@@ -202,7 +202,7 @@ def test_oracle_without_steps_says_so():
 
 def test_teachers_by_problem_need_the_problem():
     for teacher in (OracleTeacher([]), ReplayTeacher({'a': 'x'})):
-        assert isinstance(teacher, Teacher) and teacher.by_problem
+        assert isinstance(teacher, Teacher) and teacher.needs_problem_id
         with pytest.raises(TeacherError) as e: ask(teacher, Request('t', 'Q'))
         assert e.value.fatal
         with pytest.raises(TeacherError) as e: ask(teacher, Request('t', 'Q', problem_id='b'))
@@ -338,5 +338,5 @@ def test_token_texts_join_to_the_text(text):
 
 
 def test_light_import():
-    code = "import sys, cotkit.teachers, cotkit.store, cotkit.collect; print([m for m in ('torch', 'transformers', 'datasets', 'openai', 'aiohttp') if m in sys.modules])"
+    code = "import sys, cotkit.teachers.protocol, cotkit.teachers.store, cotkit.teachers.collect; print([m for m in ('torch', 'transformers', 'datasets', 'openai', 'aiohttp') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'

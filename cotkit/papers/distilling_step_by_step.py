@@ -10,16 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from ..collect import collect
-from ..core import CotkitError, Problem, Rationale
-from ..curate import Curated, curate
-from ..evaluate import Evaluation, evaluate
-from ..formats import Format, StepByStep, ZeroShotCoT, gold_rationale
-from ..records import RunRecord, Stages, grid, sweep
-from ..store import Store
-from ..synthetic import word_problems
-from ..tasks import Task
-from ..teachers import OracleTeacher
+from ..teachers.collect import collect
+from ..data.core import CotkitError, Problem, Rationale
+from ..teachers.curate import Curated, curate
+from ..evaluation.evaluate import Evaluation, evaluate
+from ..data.formats import Format, StepByStep, ZeroShotCoT, gold_rationale
+from ..data.records import RunRecord, Stages, grid, sweep
+from ..teachers.store import Store
+from ..data.word_problems import word_problems
+from ..data.tasks import Task
+from ..teachers.protocol import OracleTeacher
 
 # %% auto #0
 __all__ = ['SETTING', 'METHODS', 'SEEDS', 'AGAIN', 'PROBLEMS', 'SIZES', 'ALPHAS', 'SEQ2SEQ', 'PARTS', 'CONFIGS', 'FULL_SIZE',
@@ -104,8 +104,8 @@ def run(
     config: Mapping[str, Any],  # everything the run depends on, `seed` included
 ) -> RunRecord:                 # accuracy on validation and test, a digit for each problem
     "Teach one student and examine it"
-    from cotkit.distill import distill, read_history
-    from cotkit.models import make_student, parameter_count
+    from cotkit.training.distill import distill, read_history
+    from cotkit.models.students import make_student, parameter_count
     stages, seed = Stages(), config['seed']
     with stages('prepare'):
         task = study_task(config)
@@ -124,7 +124,7 @@ def run(
 
 # %% ../../nbs/papers/distilling_step_by_step.ipynb #4640f725
 def examine(
-    student: 'cotkit.models.Student',  # after training
+    student: 'cotkit.models.students.Student',  # after training
     task: Task,                        # of the run
     split: str,                        # `validation` or `test`
     config: Mapping[str, Any],         # of the run

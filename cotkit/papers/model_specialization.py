@@ -13,19 +13,19 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar, Iterable, Mapping, Sequence
 
-from ..collect import collect
-from ..core import Example, Problem, Rationale
-from ..curate import Curated, curate
-from ..distill import distill
-from ..evaluate import Evaluation, evaluate
-from ..formats import AnswerOnly, FewShotAnswerOnly, FewShotCoT, Format, Mixture, ZeroShotCoT, demonstrations, gold_rationale
-from ..models import Size, Student, build_model, load_model, parameter_count, train_tokenizer
-from ..records import RunRecord, Stages, sweep
-from ..specialize import read_matching, specialize
-from ..store import Store
-from ..synthetic import OUT_OF_DISTRIBUTION, ability_problems, rephrase_steps, word_problems
-from ..tasks import Task
-from ..teachers import LocalTeacher
+from ..teachers.collect import collect
+from ..data.core import Example, Problem, Rationale
+from ..teachers.curate import Curated, curate
+from ..training.distill import distill
+from ..evaluation.evaluate import Evaluation, evaluate
+from ..data.formats import AnswerOnly, FewShotAnswerOnly, FewShotCoT, Format, Mixture, ZeroShotCoT, demonstrations, gold_rationale
+from ..models.students import Size, Student, build_model, load_model, parameter_count, train_tokenizer
+from ..data.records import RunRecord, Stages, sweep
+from ..training.specialize import read_matching, specialize
+from ..teachers.store import Store
+from ..data.word_problems import OUT_OF_DISTRIBUTION, ability_problems, rephrase_steps, word_problems
+from ..data.tasks import Task
+from ..teachers.protocol import LocalTeacher
 
 # %% auto #0
 __all__ = ['SETTINGS', 'MIXTURES', 'SHARED', 'RATES', 'RunningText', 'start', 'teacher', 'rationales', 'run', 'configs',
@@ -68,7 +68,7 @@ def _generic(settings: Mapping[str, Any], split: str, n: int) -> list[Problem]:
 # %% ../../nbs/papers/model_specialization.ipynb #6ec58f79
 def _solved(problem: Problem) -> Rationale:
     "The gold rationale; the bare answer where there are no steps"
-    if problem.steps: return gold_rationale(problem)
+    if problem.gold_steps: return gold_rationale(problem)
     return Rationale(problem.id, f'The answer is {problem.answer}.', answer=problem.answer, correct=True, teacher='gold')
 
 # %% ../../nbs/papers/model_specialization.ipynb #75dadd60
@@ -89,7 +89,7 @@ def _formats(pool: Sequence[Problem], settings: Mapping[str, Any]) -> dict[str, 
 def _mixture(name: str, pool: Sequence[Problem], settings: Mapping[str, Any], never: Iterable[Problem] = ()) -> Mixture:
     "A mixture of `MIXTURES`, asked in its first format"
     formats = tuple(_formats(pool, settings)[each] for each in MIXTURES[name])
-    return Mixture(formats, tuple(2 if f.name in (ZeroShotCoT.name, AnswerOnly.name) else 1 for f in formats), never=never)
+    return Mixture(formats, tuple(2 if f.name in (ZeroShotCoT.name, AnswerOnly.name) else 1 for f in formats), held_out=never)
 
 # %% ../../nbs/papers/model_specialization.ipynb #0598fdb4
 @dataclass(frozen=True)
@@ -98,13 +98,13 @@ class RunningText(Format):
     name: ClassVar[str] = 'running-text'
 
     @property
-    def task_weights(self) -> Mapping[str, float]: return {'rationale': 1.0}
+    def objective_weights(self) -> Mapping[str, float]: return {'rationale': 1.0}
 
     def prompt(self, problem: Problem) -> str: return problem.question.split(' ', 1)[0]
 
     def examples(self, problem: Problem, rationales: Sequence[Rationale] = ()) -> list[Example]:
         first, rest = problem.question.split(' ', 1)
-        return [Example(first, '\n'.join((rest, *problem.steps, problem.answer)), 'rationale', problem.id)]
+        return [Example(first, '\n'.join((rest, *problem.gold_steps, problem.answer)), 'rationale', problem.id)]
 
 # %% ../../nbs/papers/model_specialization.ipynb #45af4731
 def _kept(cache: str | Path, what: str, *depends: Any) -> Path:
@@ -129,7 +129,7 @@ def _tokenizer(settings: Mapping[str, Any]):
 
 # %% ../../nbs/papers/model_specialization.ipynb #68d1c639
 def start(
-    size: str,                     # a name out of `cotkit.models.SIZES`
+    size: str,                     # a name out of `cotkit.models.students.SIZES`
     kind: str,                     # `raw` or `instructed`
     settings: Mapping[str, Any],   # as `SETTINGS`
     cache: str | Path,             # a folder where starts are kept
@@ -162,7 +162,7 @@ def _word_tokenizer(texts: Iterable[str], vocabulary: int):
 # %% ../../nbs/papers/model_specialization.ipynb #e0cf9663
 def _told(problem: Problem, seed: int) -> Rationale:
     "The gold rationale in one of several wordings"
-    return gold_rationale(replace(problem, steps=tuple(rephrase_steps(problem, Random(f'{seed} {problem.id}')))))
+    return gold_rationale(replace(problem, gold_steps=tuple(rephrase_steps(problem, Random(f'{seed} {problem.id}')))))
 
 
 def teacher(
@@ -193,7 +193,7 @@ def _taught_by(text: str, cache: str | Path) -> Curated:
     ledger = _kept(cache, 'ledger', text).with_suffix('.sqlite')
     with Store(ledger) as store:
         collected = collect(problems, ZeroShotCoT(), LocalTeacher(master.model, master.tokenizer, batch_size=128), store, samples=about['samples'],
-                            temperature=about['temperature'], max_tokens=settings['longest'], top_logprobs=about['top'], in_flight=512, progress=False)
+                            temperature=about['temperature'], max_tokens=settings['longest'], top_logprobs=about['top'], max_concurrency=512, progress=False)
     return curate(collected.rationales, problems, ZeroShotCoT())
 
 
@@ -221,7 +221,7 @@ def _digits(student: Student, problems: Sequence[Problem], format: Format, setti
 
 def _look(student: Student, sets: Mapping[str, Sequence[Problem]], generic: Sequence[Problem], settings: Mapping[str, Any]) -> dict[str, str]:
     "How a student does on every set"
-    asked = student.format.formats[student.format.asked]
+    asked = student.format.formats[student.format.eval_format]
     return {**{name: _digits(student, problems, asked, settings) for name, problems in sets.items()},
             **{f'generic {f.name}': _digits(student, generic, f, settings) for f in (AnswerOnly(), ZeroShotCoT())}}
 
@@ -250,7 +250,7 @@ def _student_run(config: Mapping[str, Any], cache: str | Path) -> RunRecord:
 
     look(student)
     with tempfile.TemporaryDirectory() as folder, stages('train and evaluate'):
-        specialize(student, problems, taught.kept, output_dir=folder, match_weight=float(config['matching'] == 'distribution'), never=never, seed=config['seed'],
+        specialize(student, problems, taught.kept, output_dir=folder, kd_weight=float(config['matching'] == 'distribution'), held_out=never, seed=config['seed'],
                    max_steps=settings['updates'], batch_size=settings['batch'], learning_rate=settings['rate'], validate=look,
                    eval_steps=settings['updates'] // settings['checkpoints'], save_strategy='no', disable_tqdm=True)
         coverage = read_matching(folder)['coverage']

@@ -19,7 +19,8 @@ from reference import Symbol
 
 HERE = Path(__file__).resolve().parent
 FOLDERS = {'tutorials': 'Tutorials', 'papers': 'Papers', 'explanations': 'Explanations'}
-STAGES = {'0': 'Data', '1': 'Teachers', '2': 'Models', '3': 'Distillation', '4': 'Evaluation', '5': 'Command line'}
+WINGS = {'data': 'Data', 'models': 'Models', 'teachers': 'Teachers', 'training': 'Training', 'pretraining': 'Pretraining',
+         'evaluation': 'Evaluation', 'reporting': 'Reporting', 'app': 'Command line'}
 Nav = list[dict[str, Any]]
 
 
@@ -36,9 +37,8 @@ def navigation(notebooks: list[Notebook]) -> Nav:
     nav: Nav = [{'Start here': str(o.page)} for o in notebooks if str(o.path) == 'index.ipynb']
     for folder, title in FOLDERS.items():
         if found := [o for o in notebooks if o.path.parts[0] == folder]: nav.append({title: pages(found)})
-    numbered = [o for o in notebooks if len(o.path.parts) == 1 and o.path.name[:2].isdigit()]
-    stages = {title: [o for o in numbered if o.path.name[0] == digit] for digit, title in STAGES.items()}
-    groups: Nav = [{title: pages(found)} for title, found in stages.items() if found]
+    wings = {title: [o for o in notebooks if o.path.parts[0] == wing] for wing, title in WINGS.items()}
+    groups: Nav = [{title: pages(found)} for title, found in wings.items() if found]
     if groups: nav.append({'Reference': [{'All names': 'names.md'}, *groups]})
     return nav
 

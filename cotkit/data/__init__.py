@@ -1,0 +1,1 @@
+"Problems, answers, tasks, formats and the records of runs"

@@ -1,0 +1,1 @@
+"Tokenizers, students and generation"

@@ -1,0 +1,1 @@
+"Who writes rationales, and what is kept of it"

@@ -1,0 +1,1 @@
+"Examples to batches, losses, the trainer and the recipes"
