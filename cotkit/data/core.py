@@ -49,10 +49,13 @@ def html_table(
 
 _table = html_table
 
-# %% ../../nbs/data/00_core.ipynb #cc6f25f5
+# %% ../../nbs/data/00_core.ipynb #d7739df8
 _T = TypeVar('T')
 
 
+def _origin(entry: Any) -> str: return f'{entry.__module__}.{entry.__qualname__}'
+
+# %% ../../nbs/data/00_core.ipynb #00d05076
 class Registry(Mapping[str, _T]):
     "What can be chosen by name: classes or functions that registered themselves"
 
@@ -96,9 +99,6 @@ class Registry(Mapping[str, _T]):
     def _repr_html_(self) -> str:
         return html_table((name, (entry.__doc__ or '').partition('\n')[0])
                           for name, entry in self.items())
-
-
-def _origin(entry: Any) -> str: return f'{entry.__module__}.{entry.__qualname__}'
 
 # %% ../../nbs/data/00_core.ipynb #6de14e20
 AnswerKind = Literal['number', 'choice', 'label', 'expression', 'text']
@@ -154,7 +154,7 @@ class Problem(Row):
 def _content_id(key: str) -> str:
     return hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]
 
-# %% ../../nbs/data/00_core.ipynb #f403f435
+# %% ../../nbs/data/00_core.ipynb #0390f7d9
 def question_text(
     problem: Problem,  # any problem
 ) -> str:              # what a reader needs in order to answer
@@ -163,7 +163,7 @@ def question_text(
     lines = (f'({chr(97 + i)}) {choice}' for i, choice in enumerate(problem.choices))
     return '\n'.join([problem.question.strip(), 'Answer Choices:', *lines])
 
-# %% ../../nbs/data/00_core.ipynb #a2e7f77a
+# %% ../../nbs/data/00_core.ipynb #c907c3f7
 _DASHES = '\u2212\u2013\u2010\u2011'
 _SUPERSCRIPTS, _FRACTIONS = '⁰¹²³⁴⁵⁶⁷⁸⁹', '½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞'
 _BEFORE_NFKC = str.maketrans({
@@ -171,7 +171,7 @@ _BEFORE_NFKC = str.maketrans({
     **dict.fromkeys('’‘ʼ', "'"), **{c: f'^{n}' for n, c in enumerate(_SUPERSCRIPTS)},
     **{c: f' {unicodedata.normalize("NFKC", c).replace(chr(0x2044), "/")}' for c in _FRACTIONS}})
 
-
+# %% ../../nbs/data/00_core.ipynb #4d7c811b
 class _Punctuation(dict):
     "For `str.translate`: white space for punctuation, nothing for characters without a width"
 
@@ -185,7 +185,7 @@ class _Punctuation(dict):
 
 _WITHOUT_PUNCTUATION = _Punctuation()
 
-# %% ../../nbs/data/00_core.ipynb #d3316bf7
+# %% ../../nbs/data/00_core.ipynb #8f904c69
 _OPERAND_ENDS = r'(?:(?<=[\d)\]%])|(?<=[\d)\]%] )|(?<=\b[^\W\d_])|(?<=\b[^\W\d_] ))'
 _OPERAND_BEGINS = r'(?= ?(?:[-+]?\.?\d|[(\[]|[^\W\d_]\b))'
 _KEY_TOKEN = re.compile(
@@ -244,6 +244,10 @@ class TokenLogprob(Row):
         return cls(row['token'], row['logprob'], _frozen(row.get('top', [])))
 
 
+def _token_logprobs(row: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
+    return tuple(TokenLogprob.from_dict(o) for o in row.get('logprobs', ()))
+
+# %% ../../nbs/data/00_core.ipynb #4fe9ff50
 @dataclass(frozen=True)
 class Completion(Row):
     "What a teacher answered, raw"
@@ -259,10 +263,6 @@ class Completion(Row):
         "A completion from JSON, that of older versions too"
         return super().from_dict({**row, 'logprobs': _token_logprobs(row)})
 
-
-def _token_logprobs(row: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
-    return tuple(TokenLogprob.from_dict(o) for o in row.get('logprobs', ()))
-
 # %% ../../nbs/data/00_core.ipynb #9289f3c3
 @dataclass(frozen=True)
 class Step(Row):
@@ -270,7 +270,7 @@ class Step(Row):
     question: str  # what is asked on the way
     solution: str  # what answers it
 
-
+# %% ../../nbs/data/00_core.ipynb #7861c05f
 @dataclass(frozen=True)
 class Rationale(Row):
     "What a teacher wrote about one problem"
@@ -341,7 +341,7 @@ def read_jsonl(
         for number, line in enumerate(f, 1):
             if line.strip(): yield _parse_line(line, path, number, required)
 
-
+# %% ../../nbs/data/00_core.ipynb #1a589818
 def _parse_line(
     line: bytes, path: Path, number: int, required: Sequence[str],
 ) -> dict[str, Any]:
