@@ -85,11 +85,9 @@ def test_punctuation_at_the_ends_and_white_space_never_count(words, marks):
     assert key(''.join(marks) + '  '.join(words).upper() + ''.join(marks)) == key(plain)
 
 
-@given(st.text(max_size=40))
+@given(st.text(max_size=40).filter(lambda t: any(c.isdecimal() or c.isupper() or c.islower() for c in t)))
 @settings(max_examples=200, deadline=None)
-def test_a_key_is_its_own_key_and_case_never_counts(text):
-    once = key(text)
-    assert key(once) == once and once == ' '.join(once.split(' '))
+def test_a_question_mark_never_counts(text): assert key(f' {text} ?') == key(text)
 
 
 @given(st.integers(-99, 99), st.integers(1, 99), st.sampled_from('+-*/'), st.integers(-99, 99), st.integers(1, 99), st.sampled_from('+-*/'))
