@@ -35,7 +35,7 @@ class Stages:
 # %% ../../nbs/data/08_records.ipynb #63853ab4
 _PACKAGES = ('cotkit', 'torch', 'transformers', 'datasets', 'accelerate', 'openai', 'numpy')
 
-# %% ../../nbs/data/08_records.ipynb #a96849cd
+
 def versions() -> dict[str, str]:
     "Versions of Python and of the packages that a result may depend on; those not installed are left out"
     found = {'python': platform.python_version()}
@@ -50,7 +50,7 @@ def _git(*words: str, folder: Path) -> str | None:
     except (OSError, subprocess.TimeoutExpired): return None
     return ran.stdout.strip() if ran.returncode == 0 else None
 
-# %% ../../nbs/data/08_records.ipynb #b6949fc2
+
 def git_commit(
     folder: str | Path = '.',  # a folder of a checkout
 ) -> dict[str, Any]:           # `commit` and `dirty`; empty outside a checkout
