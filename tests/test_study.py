@@ -14,7 +14,7 @@ from cotkit.app import study
 from cotkit.app.study import Cache, Claims, Study, choose_cells, content_hash, estimate_text, grid, main, process_start, sweep, verdict
 from cotkit.data.core import CotkitError
 from cotkit.data.records import RunRecord, append_record, read_records
-from cotkit.evaluation.evaluate import Estimate
+from cotkit.evaluation.statistics import Estimate
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -270,7 +270,7 @@ def test_a_hash_counts_what_values_hold():
 
 # Verdicts
 
-def interval(low, high, difference=True): return Estimate('a − b', 'test', (low + high) / 2, low, high, 100, (), difference)
+def interval(low, high, difference=True): return Estimate((low + high) / 2, low, high, 100, difference=difference)
 
 
 @pytest.mark.parametrize('rule, found, margin, expected', [

@@ -20,7 +20,7 @@ from ..data.core import CotkitError
 from ..data.records import RunRecord, append_record, jsonable, read_records
 
 if TYPE_CHECKING:
-    from cotkit.evaluation.evaluate import Estimate
+    from cotkit.evaluation.statistics import Estimate
 
 # %% auto #0
 __all__ = ['PATIENCE', 'SUPPORTED', 'NOT_SUPPORTED', 'UNDECIDED', 'RULES', 'grid', 'content_hash', 'this_host', 'process_start',
