@@ -5,7 +5,7 @@ import pytest
 
 from cotkit.data.core import CotkitError, Problem
 from cotkit.data.formats import Mixture, StepByStep, ZeroShotCoT, format_from_dict, gold_rationale, question_text
-from cotkit.models.students import tokenize_inputs, train_tokenizer
+from cotkit.models.tokenizers import tokenize_inputs, train_tokenizer
 from cotkit.data.word_problems import word_problems
 
 PROBLEMS = word_problems(20, seed=2, steps=(1, 3)) + [Problem('beaver', 'Where does a beaver find wood?', 'wooded area', 'choice', ('zoo', 'wooded area'), gold_steps=('It builds.',))]
