@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from cotkit.data.core import CotkitError, Problem
-from cotkit.data.formats import Mixture, StepByStep, ZeroShotCoT, format_from_dict, gold_rationale, question_text
+from cotkit.data.core import CotkitError, Problem, question_text
+from cotkit.data.formats import Mixture, StepByStep, ZeroShotCoT, format_from_dict, gold_rationale
 from cotkit.models.tokenizers import tokenize_inputs, train_tokenizer
 from cotkit.data.word_problems import word_problems
 

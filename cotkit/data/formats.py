@@ -13,21 +13,12 @@ from itertools import accumulate
 from typing import Any, ClassVar, Iterable, Mapping, Sequence
 
 from .answers import MARKERS, Answer, cut_run_on, read_answer
-from .core import CotkitError, Example, Problem, Rationale
+from .core import CotkitError, Example, Problem, Rationale, question_text
 
 # %% auto #0
-__all__ = ['FORMATS', 'question_text', 'answer_text', 'split_reasoning', 'stated_answer', 'chain_text', 'gold_rationale',
-           'Format', 'AnswerOnly', 'ZeroShotCoT', 'Demonstration', 'demonstrations', 'FewShotCoT', 'FewShotAnswerOnly',
-           'StepByStep', 'check_demonstrations', 'Mixture', 'get_format', 'format_from_dict']
-
-# %% ../../nbs/data/07_formats.ipynb #3a1c7c3e
-def question_text(
-    problem: Problem,  # any problem
-) -> str:              # what a reader needs in order to answer
-    "The question, with its choices if it has some"
-    if problem.kind != 'choice': return problem.question.strip()
-    lines = (f'({chr(97 + i)}) {choice}' for i, choice in enumerate(problem.choices))
-    return '\n'.join([problem.question.strip(), 'Answer Choices:', *lines])
+__all__ = ['FORMATS', 'answer_text', 'split_reasoning', 'stated_answer', 'chain_text', 'gold_rationale', 'Format', 'AnswerOnly',
+           'ZeroShotCoT', 'Demonstration', 'demonstrations', 'FewShotCoT', 'FewShotAnswerOnly', 'StepByStep',
+           'check_demonstrations', 'Mixture', 'get_format', 'format_from_dict']
 
 # %% ../../nbs/data/07_formats.ipynb #9836000d
 def answer_text(
