@@ -24,9 +24,9 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
-from ..data.core import CotkitError, Example, Problem, Rationale, atomic_write, read_jsonl, write_jsonl
+from ..data.core import CotkitError, Example, Problem, Rationale, atomic_write, question_text, read_jsonl, write_jsonl
 from .encode import IGNORE_INDEX, Collator, LengthGroupedSampler, segment_mask, encode, task_names
-from ..data.formats import AnswerOnly, Format, StepByStep, ZeroShotCoT, gold_rationale, question_text
+from ..data.formats import AnswerOnly, Format, StepByStep, ZeroShotCoT, gold_rationale
 from ..models.students import Student, no_load_bars
 from ..models.tokenizers import Arch
 
