@@ -106,8 +106,12 @@ def _causal_logits(model, ids: torch.Tensor, mask: torch.Tensor, **cached):
                  **_accepted(model, position_ids=positions, logits_to_keep=1))
 
 # %% ../../nbs/models/13_generate.ipynb #2849affb
-def prefill_causal(model, prompts: Sequence[Sequence[int]], pad_id: int) -> dict[str, Any]:
-    "The part of a `BatchState` that comes from reading prompts"
+def prefill_causal(
+    model: 'PreTrainedModel',            # a causal model
+    prompts: Sequence[Sequence[int]],    # token ids
+    pad_id: int,                         # fills up shorter prompts
+) -> dict[str, Any]:                     # fields of a `BatchState`
+    "What reading prompts gives: cache, mask and the logits of the first token"
     ids, mask = (o.to(model.device) for o in pad_rows(prompts, pad_id, left=True))
     out = _causal_logits(model, ids, mask, use_cache=True)
     cache = getattr(out, 'past_key_values', None)
@@ -115,7 +119,11 @@ def prefill_causal(model, prompts: Sequence[Sequence[int]], pad_id: int) -> dict
                 ids=ids if cache is None else None)
 
 # %% ../../nbs/models/13_generate.ipynb #15a2b125
-def prefill_seq2seq(model, prompts: Sequence[Sequence[int]], pad_id: int) -> dict[str, Any]:
+def prefill_seq2seq(
+    model: 'PreTrainedModel',            # an encoder-decoder
+    prompts: Sequence[Sequence[int]],    # token ids
+    pad_id: int,                         # fills up shorter prompts
+) -> dict[str, Any]:                     # fields of a `BatchState`
     "The same for an encoder-decoder: the encoder reads, and the decoder takes its first token"
     ids, read = (o.to(model.device) for o in pad_rows(prompts, pad_id))
     encoded = model.get_encoder()(input_ids=ids, attention_mask=read).last_hidden_state
