@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from ..teachers.collect import collect
+from ..teachers.collect import RequestLimits, collect
 from ..data.core import CotkitError, Problem, Rationale
 from ..teachers.curate import Curated, curate
 from ..evaluation.evaluate import Evaluation, evaluate
@@ -68,7 +68,7 @@ def teach(
     "What the teacher says"
     teacher = OracleTeacher(problems, config['teacher_accuracy'], config['seed'])
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder)/'ledger.sqlite') as store:
-        collected = collect(problems, ZeroShotCoT(), teacher, store, progress=False)
+        collected = collect(problems, ZeroShotCoT(), teacher, store, limits=RequestLimits(progress=False))
     return curate(collected.rationales, problems, ZeroShotCoT(), keep='all')
 
 # %% ../../nbs/papers/distilling_step_by_step.ipynb #7adbe062
