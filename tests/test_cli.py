@@ -134,7 +134,8 @@ def test_distributions_from_the_ledger_to_a_student(cotkit, school):
     "collect with log-probabilities, curate, specialize and evaluate; and the same again with --resume"
     task = f'--task {school}/easy'
     code, out, _ = cotkit(f'collect {task} --local {school}/teacher --top-logprobs 3 --max-tokens 48 --json')
-    assert code == 0 and last(out)['rationales'] == 36
+    asked = last(out)
+    assert code == 0 and asked['rationales'] + asked['failed'] == 36 and asked['rationales'] > 30, 'an empty answer is none'
     code, out, _ = cotkit(f'curate {task} --rationales rationales.jsonl --keep parsed --out kept.jsonl --json')
     kept = last(out)['kept']
     assert code == 0 and kept > 10 and all(r['logprobs'] for r in read_jsonl('kept.jsonl'))
