@@ -389,4 +389,4 @@ def test_digits_and_guesses():
     from cotkit.data.core import Problem
     train, test = ([Problem(str(i), f'q{i}', answer, 'number') for i, answer in enumerate(answers)] for answers in ('1123', '1131'))
     assert (guess_accuracy(train, test).correct, guess_accuracy(train, test).n) == (3, 4)
-    assert guess_accuracy(train, test, lambda p: int(p.id) > 1).correct == 3, 'a guess for each group'
+    assert guess_accuracy(train, test, lambda p: int(p.id) > 1).correct == 2, 'a guess for each group'
