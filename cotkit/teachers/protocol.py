@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..data.core import Completion, CotkitError, Problem, Request, TokenLogprob, read_jsonl
 from ..data.formats import gold_rationale
-from ..data.word_problems import rephrase_steps, wrong_rationale
+from ..data.mistakes import rephrase_steps, wrong_rationale
 
 # %% auto #0
 __all__ = ['Teacher', 'TeacherError', 'OracleTeacher', 'ReplayTeacher', 'completion_from_reply', 'retry_after_seconds',
