@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import argparse, json, math, sys
-from collections import defaultdict
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 from ..data.core import CotkitError, Example, Problem, Rationale, atomic_write, read_jsonl, write_jsonl
-from ..data.formats import FORMATS, Demonstration, Format, Mixture, demonstrations, get_format, gold_rationale
+from ..data.formats import FORMATS, Demonstration, Format, Mixture, contaminated, demonstrations, examples_from, get_format, gold_rationale
 from ..data.tasks import Columns, Splitting, Task, load_task, task_names
 
 if TYPE_CHECKING:
@@ -259,7 +258,6 @@ def _add_training(parser: Parser) -> None:
 # %% ../../nbs/app/73_cli.ipynb #bd2618ef
 def _taught(args: argparse.Namespace) -> tuple[Task, list[Problem], dict[str, int]]:
     "The task, the problems that may be taught, and the count of those left out because their question also stands in the test split"
-    from cotkit.teachers.curate import contaminated
     task = _task(args)
     named = _problems(args, task)
     unseen = contaminated(named, task.splits.get('test', ()))
@@ -269,16 +267,14 @@ def _taught(args: argparse.Namespace) -> tuple[Task, list[Problem], dict[str, in
 # %% ../../nbs/app/73_cli.ipynb #c2555a4e
 def _examples(format: Format, problems: Sequence[Problem], rationales: Sequence[Rationale]) -> list[Example]:
     "What a student will learn; a `CotkitError` if that is nothing"
-    about = defaultdict(list)
-    for rationale in rationales: about[rationale.problem_id].append(rationale)
-    examples = [e for p in problems for e in format.examples(p, about[p.id])]
+    examples = examples_from(format, problems, rationales)
     if not examples: raise CotkitError('there is nothing to teach', 'Name what `cotkit curate` kept about these problems.', field='--rationales')
     return examples
 
 
 def _need_rationales(format: Format, examples: Sequence[Example]) -> None:
     "A `CotkitError` if a format that teaches rationales would teach labels alone"
-    if 'rationale' not in format.objective_weights or any(e.objective == 'rationale' for e in examples): return
+    if not format.objective_weights.get('rationale') or any(e.objective == 'rationale' for e in examples): return
     raise CotkitError(f'{format.name} needs rationales', 'Name what `cotkit curate` kept with --rationales, or use --recipe label-only.', field='--rationales')
 
 
