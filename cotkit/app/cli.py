@@ -16,7 +16,8 @@ from ..data.formats import FORMATS, Demonstration, Format, Mixture, contaminated
 from ..data.tasks import Columns, Splitting, Task, load_task, task_names
 
 if TYPE_CHECKING:
-    from cotkit.teachers.collect import BatchResults, Collected
+    from cotkit.teachers.batch import BatchResults
+    from cotkit.teachers.collect import Collected
     from cotkit.models.students import Student
     from cotkit.data.records import Stages
     from cotkit.training.specialize import Live
@@ -136,8 +137,12 @@ def _add_teacher(parser: Parser) -> None:
 def _teacher(args: argparse.Namespace, task: Task, problems: Sequence[Problem]):
     "The teacher that the options name"
     from cotkit.teachers import protocol as teachers
-    if args.model: return teachers.OpenAITeacher(args.model, base_url=args.base_url, timeout=args.timeout)
-    if args.local: return teachers.LocalTeacher(_model(args.local))
+    if args.model:
+        from cotkit.teachers.openai import EndpointConfig, OpenAITeacher
+        return OpenAITeacher(args.model, EndpointConfig(args.base_url, timeout=args.timeout))
+    if args.local:
+        from cotkit.teachers.local import LocalTeacher
+        return LocalTeacher(_model(args.local))
     if args.replay: return teachers.ReplayTeacher(task.recorded(args.split, args.replay), name=args.replay)
     _need_gold(problems, '--oracle', 'Ask a teacher that can solve them.')
     return teachers.OracleTeacher(problems, accuracy=args.oracle, seed=args.data_seed)
@@ -162,23 +167,26 @@ def _add_collect(parser: Parser) -> None:
 # %% ../../nbs/app/73_cli.ipynb #9becf6dc
 def _collect(args: argparse.Namespace) -> dict[str, Any]:
     "Run `cotkit collect`"
-    from cotkit.teachers.collect import collect, read_batch, write_batch
+    from cotkit.teachers.collect import RequestLimits, collect
+    from cotkit.teachers.protocol import SamplingParams
+    from cotkit.teachers.batch import read_batch, write_batch
     from cotkit.teachers.store import Store
     task = _task(args)
     problems = _problems(args, task)
     teacher, format = _teacher(args, task, problems), _format(args, task)
     temperature = args.temperature if args.temperature is not None else 0.7 if args.samples > 1 else 0.0
-    settings = dict(samples=args.samples, temperature=temperature, max_tokens=args.max_tokens, top_logprobs=args.top_logprobs)
+    sampling = SamplingParams(args.samples, temperature, args.max_tokens, args.top_logprobs)
     if (args.batch_file or args.batch_results) and not args.model: raise CotkitError('a batch job needs an endpoint', 'Name its model with --model.', field='--model')
     with Store(args.store) as store:
-        if args.batch_file: return _batch_written(write_batch(args.batch_file, problems, format, teacher, store, **settings), args)
-        results = read_batch(args.batch_results, problems, format, teacher, store, **settings) if args.batch_results else None
+        if args.batch_file: return _batch_written(write_batch(args.batch_file, problems, format, teacher, store, sampling), args)
+        results = read_batch(args.batch_results, problems, format, teacher, store, sampling) if args.batch_results else None
         if results: _check_results(results)
         _say_split(task)
-        collected = collect(problems, format, teacher, store, **settings, max_concurrency=args.max_concurrency, max_requests=0 if results else args.max_requests)
+        limits = RequestLimits(args.max_concurrency, max_requests=0 if results else args.max_requests)
+        collected = collect(problems, format, teacher, store, sampling, limits)
     _write_collected(collected, args.out)
     failures = _failures(collected, results)
-    taken = {'kept': results.kept, 'foreign': results.foreign, 'batch_failed': len(results.failed)} if results else {}
+    taken = {'kept': results.kept, 'foreign': results.unmatched, 'batch_failed': len(results.failed)} if results else {}
     return {'rationales': len(collected.rationales), 'sent': collected.sent, 'reused': collected.reused, 'failed': len(collected.failed), **taken, **failures,
             'pending': collected.pending, 'stopped': '' if results else collected.stopped, 'tokens': collected.tokens, 'store': str(args.store), 'out': str(args.out)}
 
@@ -334,14 +342,15 @@ def _distill(args: argparse.Namespace) -> dict[str, Any]:
     task, problems, left = _taught(args)
     rationales = _read_rationales(args.rationales) if args.rationales else []
     from cotkit.training.distill import distill
-    from cotkit.models.students import make_student
+    from cotkit.models.students import StudentConfig, make_student
     from cotkit.data.records import Stages
     format = _recipe(args)
     _check_labels(args, format, problems)
     examples, settings, stages = _examples(format, problems, rationales), _settings(args, task), Stages()
     _need_rationales(format, examples)
     _say_split(task)
-    student = make_student(_start(args.student), format, texts=[t for e in examples for t in (e.input, e.target)], arch=args.arch, seed=args.seed)
+    config = StudentConfig(_start(args.student), args.arch, init_seed=args.seed)
+    student = make_student(config, format, texts=[t for e in examples for t in (e.input, e.target)])
     with stages('train'): distill(student, problems, rationales, **settings, share_prefix=args.share_prefix)
     config = {'recipe': args.recipe, 'teacher': _teachers(rationales), 'rationales': len(rationales),
               'examples': len(examples), 'share_prefix': args.share_prefix}
@@ -421,9 +430,10 @@ def _live(name: str) -> Live:
 # %% ../../nbs/app/73_cli.ipynb #c23827ca
 def _pupil(args: argparse.Namespace, format: Format, examples: Sequence[Example], teacher: Live | None) -> Student:
     "The student that the options name, untrained"
-    from cotkit.models.students import SIZES, Student, build_model, make_student
+    from cotkit.models.students import SIZES, Student, StudentConfig, build_model, make_student
     if teacher is None or args.top is not None or args.student not in SIZES:
-        return make_student(_start(args.student), format, texts=[t for e in examples for t in (e.input, e.target)], arch=args.arch, seed=args.seed)
+        config = StudentConfig(_start(args.student), args.arch, init_seed=args.seed)
+        return make_student(config, format, texts=[t for e in examples for t in (e.input, e.target)])
     _, tokenizer, arch = teacher
     return Student(build_model(args.student, tokenizer, args.arch or arch, args.seed), tokenizer, format, args.arch or arch)
 
