@@ -61,7 +61,7 @@ def _json_rows(path: Path) -> Iterator[SourceRow]:
         for number, line in enumerate(raw.split(b'\n'), 1):
             if line.strip(): yield SourceRow(_parse_line(line, path, number, ()), str(path), number)
 
-
+# %% ../../nbs/data/01_files.ipynb #fcdc8c04
 def _json_list(raw: bytes, path: Path) -> Iterator[SourceRow]:
     "Rows of a JSON list of objects"
     try: rows = json.loads(raw.decode('utf-8-sig'))
@@ -77,7 +77,7 @@ def _json_list(raw: bytes, path: Path) -> Iterator[SourceRow]:
 # %% ../../nbs/data/01_files.ipynb #t0000006
 _FLOATS = {16: 'e', 32: 'f'}
 
-
+# %% ../../nbs/data/01_files.ipynb #1c2946d0
 def _shortest_float(value: float, bits: int) -> float:
     "The number with the fewest digits that is the same in so many bits"
     if not math.isfinite(value): return value
@@ -88,7 +88,7 @@ def _shortest_float(value: float, bits: int) -> float:
         except OverflowError: continue
     return value
 
-
+# %% ../../nbs/data/01_files.ipynb #ca77c531
 def _arrow_value(value: Any, type: 'pyarrow.DataType') -> Any:
     "A value of an Arrow column as its writer meant it"
     from pyarrow import types
@@ -110,7 +110,7 @@ def _arrow_rows(batches: Iterable['pyarrow.RecordBatch'], place: str) -> Iterato
             values = {name: _arrow_value(value, types[name]) for name, value in row.items()}
             yield SourceRow(values, place, number)
 
-
+# %% ../../nbs/data/01_files.ipynb #ab798563
 def _parquet_rows(path: Path) -> Iterator[SourceRow]:
     "Rows of a Parquet file"
     import pyarrow
@@ -167,7 +167,7 @@ def _folder_files(folder: Path) -> dict[str, list[Path]]:
             raise CotkitError(f'{names} are the same split', 'Keep one of them.', folder)
     return files
 
-
+# %% ../../nbs/data/01_files.ipynb #274af881
 def _nearby_folders(path: Path) -> str:
     "What to do about a folder without data files: often one of its folders was meant"
     inside = [o.name for o in sorted(path.iterdir()) if o.is_dir() and any(map(_ending, o.iterdir()))]
@@ -206,7 +206,7 @@ def _hub_rows(repository: str, config: str | None) -> Sources:
                           'Go online, or name a local copy with path=.', repository) from None
     return _dataset_rows(loaded, repository)
 
-
+# %% ../../nbs/data/01_files.ipynb #63c68001
 def source_rows(
     path: str | Path | None,   # a local copy; the hub if None
     hub: str,                  # the repository on the hub
