@@ -41,19 +41,19 @@ def _copy(u: _Uniform) -> _Drawn:
     letters = ' '.join(_letters(u))
     return _Drawn(f'Copy: {letters}', letters)
 
-
+# %% ../../nbs/data/06_abilities.ipynb #40b9f2b6
 def _reverse(u: _Uniform) -> _Drawn:
     letters = _letters(u)
     return _Drawn(f'Reverse: {" ".join(letters)}', ' '.join(reversed(letters)))
 
-
+# %% ../../nbs/data/06_abilities.ipynb #e13b4cd2
 def _sort(u: _Uniform) -> _Drawn:
     numbers = [int(u() * 100) for _ in range(3 + int(u() * 4))]
     ordered = sorted(numbers)
     return _Drawn(f'Sort: {" ".join(map(str, numbers))}', ' '.join(map(str, ordered)),
                   steps=tuple(f'Next is {o}.' for o in ordered))
 
-
+# %% ../../nbs/data/06_abilities.ipynb #74cb7cc3
 def _count(u: _Uniform) -> _Drawn:
     letters = _letters(u, 4, 10, 'abc')
     wanted = 'abc'[int(u() * 3)]
@@ -68,7 +68,7 @@ def _compare(u: _Uniform) -> _Drawn:
     small, large = sorted((a, b))
     return _Drawn(f'Which is larger: {a} or {b}?', str(large), 'number', steps=(f'{large} > {small}.',))
 
-
+# %% ../../nbs/data/06_abilities.ipynb #1a1d1c51
 def _parity(u: _Uniform) -> _Drawn:
     bits = _letters(u, 4, 14, '01')
     words = ['odd' if sum(map(int, bits[:i])) % 2 else 'even' for i in range(1, len(bits) + 1)]
@@ -76,13 +76,13 @@ def _parity(u: _Uniform) -> _Drawn:
     question = f'Is the sum even or odd: {" ".join(bits)}'
     return _Drawn(question, words[-1], 'label', ('even', 'odd'), steps)
 
-
+# %% ../../nbs/data/06_abilities.ipynb #01e8d38d
 def _last_letters(u: _Uniform) -> _Drawn:
     words = [(WOMEN + MEN)[int(u() * 24)] for _ in range(2 + int(u() * 3))]
     return _Drawn(f'Last letters: {" ".join(words)}', ' '.join(o[-1] for o in words),
                   steps=tuple(f'{o} ends in {o[-1]}.' for o in words))
 
-
+# %% ../../nbs/data/06_abilities.ipynb #d2f79432
 def _member(u: _Uniform) -> _Drawn:
     letters = _letters(u)
     inside = u() < .5
@@ -130,7 +130,7 @@ def generic_suite(
         return Task(ability, splits, ability_problems(ability, 1)[0].kind)
     return {ability: task(ability) for ability in ABILITIES}
 
-
+# %% ../../nbs/data/06_abilities.ipynb #acce6783
 @register_task('generic')
 def generic_task(
     train: int = 8000,       # training problems of all abilities together

@@ -19,7 +19,7 @@ __all__ = ['scratchpad', 'addition_problems', 'wrong_carry', 'scratchpad_example
 def _spaced(number: int | str) -> str:
     return ' '.join(str(number))
 
-
+# %% ../../nbs/data/05_addition.ipynb #2b91a10e
 def scratchpad(
     a: int,                   # the first number
     b: int,                   # the second
@@ -65,7 +65,7 @@ def _addition(a: int, b: int) -> Problem:
     return Problem(f'add-{a}-{b}', f'{_spaced(a)} + {_spaced(b)}', _spaced(a + b), 'text', (),
                    tuple(scratchpad(a, b)), (), {'a': a, 'b': b, 'digits': len(str(max(a, b)))})
 
-
+# %% ../../nbs/data/05_addition.ipynb #ca798835
 def wrong_carry(
     problem: Problem,       # of `addition_problems`
     rng: Random,            # draws the column

@@ -11,10 +11,9 @@ from typing import Any, Sequence
 
 from .answers import normalise, to_number
 from .core import CotkitError
-from .files import source_rows, split_name
-from cotkit.data.tasks import (
-    NLI_LABELS, Fields, Reader, Schemas, Splitting, Task, build_task, field_choices, field_lines, field_text,
-    register_task)
+from .files import field_choices, field_lines, field_text, source_rows, split_name
+from .tasks import (
+    NLI_LABELS, Fields, Reader, Schemas, Splitting, Task, build_task, register_task)
 
 # %% auto #0
 __all__ = ['load_gsm8k', 'load_svamp', 'load_commonsense_qa', 'load_strategyqa', 'load_anli', 'load_esnli', 'load_multiarith',
@@ -83,7 +82,7 @@ def _cqa_hub(row: dict[str, Any]) -> Fields | None:
     return dict(id=row.get('id'), question=row['question'], answer=texts[labels.index(key)], kind='choice',
                 choices=texts, used=('id', 'question', 'choices', 'answerKey'))
 
-
+# %% ../../nbs/data/03_benchmarks.ipynb #bed79921
 def _cqa_recorded(row: dict[str, Any]) -> Fields:
     _, texts = field_choices(row['choices'])
     if row['answer'] not in texts:
@@ -111,7 +110,7 @@ def _strategyqa(row: dict[str, Any]) -> Fields:
                 choices=('yes', 'no'), used=('qid', 'id', 'question', 'answer', 'facts'),
                 gold_steps=field_lines([facts] if isinstance(facts, str) else facts, 'facts'))
 
-
+# %% ../../nbs/data/03_benchmarks.ipynb #854fa987
 @register_task('strategyqa')
 def load_strategyqa(
     path: str | Path | None = None, # a local copy; the hub if None
@@ -154,7 +153,7 @@ def load_anli(
     rows = {split: part for split, part in rows.items() if split_name(split)[1] in wanted}
     return build_task('anli', 'label', rows, {_NLI_COLUMNS: _nli('reason')}, Splitting(data_seed=seed))
 
-
+# %% ../../nbs/data/03_benchmarks.ipynb #66ca89fd
 @register_task('esnli')
 def load_esnli(
     path: str | Path | None = None, # a local copy; the hub if None
@@ -186,7 +185,7 @@ def load_multiarith(
     rows, schemas = source_rows(path, 'ChilleD/MultiArith'), {('question', 'final_ans'): _multiarith}
     return build_task('multiarith', 'number', rows, schemas, Splitting(data_seed=seed))
 
-
+# %% ../../nbs/data/03_benchmarks.ipynb #e064fb67
 @register_task('asdiv')
 def load_asdiv(
     path: str | Path | None = None, # a local copy; the hub if None

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import gzip, json, math, re, struct, zlib
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping
 
 from .core import CotkitError, _parse_line
 
 # %% auto #0
-__all__ = ['Sources', 'DATA_ENDINGS', 'SourceRow', 'split_name', 'local_rows', 'source_rows']
+__all__ = ['Sources', 'DATA_ENDINGS', 'SourceRow', 'split_name', 'local_rows', 'source_rows', 'is_missing', 'field_text',
+           'field_lines', 'field_choices']
 
 # %% ../../nbs/data/01_files.ipynb #3e8a3b7a
 @dataclass(frozen=True)
@@ -214,3 +216,50 @@ def source_rows(
 ) -> Sources:                  # rows by the name of their split
     "Rows from a local copy if there is a path, otherwise from the hub"
     return _hub_rows(hub, config) if path is None else local_rows(path, config)
+
+# %% ../../nbs/data/01_files.ipynb #c4def60e
+def is_missing(
+    value: Any, # a value of a row
+) -> bool:      # whether it is None or not a number
+    "Whether a row has no such value"
+    return value is None or isinstance(value, (float, Decimal)) and value != value
+
+# %% ../../nbs/data/01_files.ipynb #e5cea6c7
+def field_text(
+    value: Any, # a value of a row
+    field: str, # its column, for the error
+) -> str:       # not empty
+    "A value as text; CotkitError if it is no text or number"
+    if isinstance(value, (float, Decimal)) and not math.isfinite(value):
+        raise CotkitError(f'is {value}', 'Fill it in, or leave the row out.', field=field)
+    if isinstance(value, Decimal): value = format(value, 'f')
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15: value = int(value)
+    if not isinstance(value, (str, int, float)):
+        raise CotkitError(f'is a {type(value).__name__}', 'Write a text.', field=field)
+    text = str(value).strip()
+    if not text: raise CotkitError('is empty', 'Fill it in, or leave the row out.', field=field)
+    return text
+
+# %% ../../nbs/data/01_files.ipynb #t0000009
+def field_lines(
+    value: Any, # a list of texts, a text of several lines, or nothing
+    field: str, # its column, for the error
+) -> tuple[str, ...]: # without empty lines
+    "A value as lines of text"
+    if is_missing(value): return ()
+    lines = value.split('\n') if isinstance(value, str) else value
+    if not isinstance(lines, (list, tuple)):
+        raise CotkitError(f'is a {type(value).__name__}', 'Write a list of texts.', field=field)
+    return tuple(field_text(line, field) for line in lines if line not in ('', None))
+
+# %% ../../nbs/data/01_files.ipynb #eb42c688
+def field_choices(
+    value: Any,                            # a list of texts, or {'label': […], 'text': […]}
+) -> tuple[list[str], tuple[str, ...]]:    # labels A, B, … and texts
+    "Labels and texts of choices"
+    texts = value.get('text') if isinstance(value, Mapping) else value
+    if not isinstance(texts, (list, tuple)) or len(texts) < 2:
+        raise CotkitError('is no list of at least two texts', 'Write ["park", "gravity"].', field='choices')
+    labels = value.get('label') if isinstance(value, Mapping) else None
+    if labels is None or len(labels) != len(texts): labels = [chr(ord('A') + i) for i in range(len(texts))]
+    return [str(label).upper() for label in labels], tuple(field_text(o, 'choices') for o in texts)

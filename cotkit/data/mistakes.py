@@ -23,7 +23,7 @@ __all__ = ['wrong_rationale', 'rephrase_steps']
 _NUMBER = r'\d+(?:\.\d+)?'
 _EQUATION = re.compile(rf'(?<![\d.])({_NUMBER})\s*([-+*/×])\s*\$?({_NUMBER})\s*=\s*\$?({_NUMBER})(?!\.?\d)')
 
-
+# %% ../../nbs/data/09_mistakes.ipynb #90f8f53b
 @dataclass
 class _Equation:
     "An equation in a step, as text positions and as numbers"
@@ -66,7 +66,7 @@ def _slips(equation: _Equation) -> list[Fraction]:
     slips = [result + o for o in (1, -1, 2, -2, 10, -10)] + [o for o in confused if o < 100]
     return list(dict.fromkeys(o for o in slips if o > 0 and o != result))
 
-
+# %% ../../nbs/data/09_mistakes.ipynb #4351772a
 def _consequences(equations: Sequence[_Equation], index: int, wrong: Fraction) -> dict[int, tuple[Fraction, ...]] | None:
     "The equations that a wrong result at `index` changes, as (left, right, result); None if one cannot go on from it"
     left, right, _ = equations[index].numbers
@@ -82,7 +82,7 @@ def _consequences(equations: Sequence[_Equation], index: int, wrong: Fraction) -
 def _number_text(value: Fraction) -> str:
     return str(value.numerator) if value.denominator == 1 else f'{float(value):g}'
 
-
+# %% ../../nbs/data/09_mistakes.ipynb #783d1c67
 def _rewritten(steps: Sequence[str], equations: Sequence[_Equation], changed: dict[int, tuple[Fraction, ...]]) -> list[str]:
     "The steps with the changed equations written into them"
     steps = list(steps)
@@ -118,7 +118,7 @@ def wrong_rationale(
 _LEADS = ('', '', 'Then ', 'So ', 'Now ')
 _SMALL_WORDS = {'The', 'They', 'A', 'An', 'Each', 'It', 'There', 'He', 'She', 'This', 'That', 'In', 'Both'}
 
-
+# %% ../../nbs/data/09_mistakes.ipynb #adfea649
 def rephrase_steps(
     problem: Problem,  # with gold steps
     rng: Random,       # draws the wording

@@ -5,22 +5,21 @@
 # %% ../../nbs/data/02_tasks.ipynb #f1614ff8
 from __future__ import annotations
 
-import hashlib, html, importlib, inspect, json, math, re
+import hashlib, html, importlib, inspect, json, re
 from dataclasses import dataclass
-from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from .answers import normalise, to_number
 from .core import CotkitError, Problem, to_dataset
-from .files import SourceRow, Sources, local_rows, split_name
+from .files import (
+    SourceRow, Sources, field_choices, field_lines, field_text, is_missing, local_rows, split_name)
 
 # %% auto #0
 __all__ = ['Fields', 'Reader', 'Schemas', 'NLI_LABELS', 'TASK_MODULES', 'Columns', 'Splitting', 'Task', 'missing_split',
-           'task_table', 'is_missing', 'field_text', 'field_lines', 'field_choices', 'hash_split', 'build_task',
-           'answer_kind', 'chosen_text', 'own_schema', 'own_sources', 'register_task', 'task_names', 'load_task',
-           'DataConfig', 'load_data']
+           'task_table', 'hash_split', 'build_task', 'answer_kind', 'chosen_text', 'own_schema', 'own_sources',
+           'register_task', 'task_names', 'load_task', 'DataConfig', 'load_data']
 
 # %% ../../nbs/data/02_tasks.ipynb #t0000004
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Columns:
     subquestions: str = 'subquestions' # gold sub-questions, one per step
     id: str = 'id'                     # the id; a row without one gets an id from its content
 
-
+# %% ../../nbs/data/02_tasks.ipynb #8e0e3d4f
 @dataclass(frozen=True)
 class Splitting:
     "How problems are divided where a data set lacks a split"
@@ -146,53 +145,6 @@ def _fields(values: dict[str, Any], schemas: Schemas) -> Fields | None:
     has = ', '.join(values) or 'nothing'
     raise CotkitError('is missing', f'This row has: {has}. Needed: {wanted}.', field=missing)
 
-# %% ../../nbs/data/02_tasks.ipynb #c4def60e
-def is_missing(
-    value: Any, # a value of a row
-) -> bool:      # whether it is None or not a number
-    "Whether a row has no such value"
-    return value is None or isinstance(value, (float, Decimal)) and value != value
-
-
-def field_text(
-    value: Any, # a value of a row
-    field: str, # its column, for the error
-) -> str:       # not empty
-    "A value as text; CotkitError if it is no text or number"
-    if isinstance(value, (float, Decimal)) and not math.isfinite(value):
-        raise CotkitError(f'is {value}', 'Fill it in, or leave the row out.', field=field)
-    if isinstance(value, Decimal): value = format(value, 'f')
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15: value = int(value)
-    if not isinstance(value, (str, int, float)):
-        raise CotkitError(f'is a {type(value).__name__}', 'Write a text.', field=field)
-    text = str(value).strip()
-    if not text: raise CotkitError('is empty', 'Fill it in, or leave the row out.', field=field)
-    return text
-
-# %% ../../nbs/data/02_tasks.ipynb #t0000009
-def field_lines(
-    value: Any, # a list of texts, a text of several lines, or nothing
-    field: str, # its column, for the error
-) -> tuple[str, ...]: # without empty lines
-    "A value as lines of text"
-    if is_missing(value): return ()
-    lines = value.split('\n') if isinstance(value, str) else value
-    if not isinstance(lines, (list, tuple)):
-        raise CotkitError(f'is a {type(value).__name__}', 'Write a list of texts.', field=field)
-    return tuple(field_text(line, field) for line in lines if line not in ('', None))
-
-
-def field_choices(
-    value: Any,                            # a list of texts, or {'label': […], 'text': […]}
-) -> tuple[list[str], tuple[str, ...]]:    # labels A, B, … and texts
-    "Labels and texts of choices"
-    texts = value.get('text') if isinstance(value, Mapping) else value
-    if not isinstance(texts, (list, tuple)) or len(texts) < 2:
-        raise CotkitError('is no list of at least two texts', 'Write ["park", "gravity"].', field='choices')
-    labels = value.get('label') if isinstance(value, Mapping) else None
-    if labels is None or len(labels) != len(texts): labels = [chr(ord('A') + i) for i in range(len(texts))]
-    return [str(label).upper() for label in labels], tuple(field_text(o, 'choices') for o in texts)
-
 # %% ../../nbs/data/02_tasks.ipynb #d05a3857
 def _problem(values: dict[str, Any], schemas: Schemas, default_id: str) -> Problem | None:
     "A row as a problem; None if its gold answer is kept secret"
@@ -215,7 +167,7 @@ def _check_choices(problem: Problem) -> None:
     if problem.kind == 'choice' and not problem.choices:
         raise CotkitError('are missing', 'Give the choices, or name another kind.', field='choices')
 
-
+# %% ../../nbs/data/02_tasks.ipynb #79f959e2
 def _check_answer(problem: Problem) -> None:
     "CotkitError if the gold answer cannot be read, or is none of the choices"
     _check_choices(problem)
@@ -226,7 +178,7 @@ def _check_answer(problem: Problem) -> None:
     what = f'{problem.answer[:60]!r} is no {problem.kind} that can be read'
     raise CotkitError(what, right, field='answer')
 
-
+# %% ../../nbs/data/02_tasks.ipynb #598abe01
 def _check_utf8(values: dict[str, Any]) -> None:
     "CotkitError if a row cannot be written as UTF-8: half of an escaped surrogate pair"
     for name, value in values.items():
@@ -237,7 +189,7 @@ def _check_utf8(values: dict[str, Any]) -> None:
 # %% ../../nbs/data/02_tasks.ipynb #0e280e91
 _Seen = dict[str, tuple[SourceRow, Problem]]
 
-
+# %% ../../nbs/data/02_tasks.ipynb #c23aa010
 def _problems(rows: Iterable[SourceRow], schemas: Schemas, prefix: str, seen: _Seen) -> tuple[list[Problem], SourceRow | None]:
     "The problems of a split and its first row without gold answer"
     problems, unlabelled = [], None
@@ -262,7 +214,7 @@ def _hash_place(problem: Problem, seed: int, salt: str = '') -> float:
     digest = hashlib.sha256(f'{seed}:{salt}{problem.id}'.encode()).digest()
     return int.from_bytes(digest[:8], 'big') / 2 ** 64
 
-
+# %% ../../nbs/data/02_tasks.ipynb #4cb45427
 def hash_split(
     problems: Sequence[Problem],          # the problems to divide
     share: float = 0.1,                   # how much to take out, 0 to 1
@@ -299,7 +251,7 @@ def build_task(
     order = [*usual, *(o for o in splits if o not in usual)]
     return Task(name, {split: splits[split] for split in order}, kind)
 
-
+# %% ../../nbs/data/02_tasks.ipynb #adffcd48
 def _split_off(splits: dict[str, list[Problem]], how: Splitting) -> dict[str, list[Problem]]:
     "Splits with the missing ones made"
     splits, seed = dict(splits), how.data_seed
@@ -407,7 +359,7 @@ def own_sources(
         raise CotkitError('no row has this column', remedy, next(iter(files.values())), field=columns.answer)
     return sources
 
-
+# %% ../../nbs/data/02_tasks.ipynb #a294d103
 def _own_split(stem: str, file: str | Path) -> str:
     "The split of a file: train if it is the only one and its name does not say otherwise"
     split, _ = split_name(stem)
