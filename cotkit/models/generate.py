@@ -297,22 +297,23 @@ class Decoder:
         requests = [self.requests[i] for i in numbers]
         read = prefill_seq2seq if self.model.config.is_encoder_decoder else prefill_causal
         state = read(self.model, [r.ids for r in requests], self.pad_id)
-        rows = {name: o.to(self.model.device) for name, o in self.new_rows(requests).items()}
+        rows = {name: o.to(self.model.device) for name, o in _empty_outputs(self, requests).items()}
         number = torch.tensor(numbers, device=self.model.device)
         return BatchState(request=number, **rows, **state)
 
-    def new_rows(self, requests: Sequence[DecodeRequest]) -> dict[str, torch.Tensor]:
-        "Outputs of length 0"
-        def limit(r): return min(r.max_new_tokens, remaining_context(self.model, len(r.ids)))
-        n, drawn = len(requests), self.longest if self.samples else 0
-        return dict(
-            tokens=torch.zeros(n, self.longest, dtype=torch.long),
-            count=torch.zeros(n, dtype=torch.long), done=torch.zeros(n, dtype=torch.bool),
-            limit=torch.tensor([limit(r) for r in requests]),
-            temperature=torch.tensor([r.temperature for r in requests], dtype=torch.float64),
-            uniform=torch.stack([uniform_numbers(r.seed, drawn) for r in requests]),
-            logprobs=torch.zeros(n, self.width), top=torch.zeros(n, self.width, self.top_k),
-            top_ids=torch.zeros(n, self.width, self.top_k, dtype=torch.long))
+# %% ../../nbs/models/13_generate.ipynb #a9623483
+def _empty_outputs(decoder: Decoder, requests: Sequence[DecodeRequest]) -> dict[str, Any]:
+    "The fields of a `BatchState` that hold outputs, none of them written yet"
+    def limit(r): return min(r.max_new_tokens, remaining_context(decoder.model, len(r.ids)))
+    n, drawn = len(requests), decoder.longest if decoder.samples else 0
+    return dict(
+        tokens=torch.zeros(n, decoder.longest, dtype=torch.long),
+        count=torch.zeros(n, dtype=torch.long), done=torch.zeros(n, dtype=torch.bool),
+        limit=torch.tensor([limit(r) for r in requests]),
+        temperature=torch.tensor([r.temperature for r in requests], dtype=torch.float64),
+        uniform=torch.stack([uniform_numbers(r.seed, drawn) for r in requests]),
+        logprobs=torch.zeros(n, decoder.width), top=torch.zeros(n, decoder.width, decoder.top_k),
+        top_ids=torch.zeros(n, decoder.width, decoder.top_k, dtype=torch.long))
 
 # %% ../../nbs/models/13_generate.ipynb #de28d685
 def _record_logprobs(state: BatchState, at: torch.Tensor, token: torch.Tensor) -> None:
