@@ -26,5 +26,6 @@ setup(
     install_requires=settings['requirements'].split(),
     extras_require=extras,
     entry_points={'console_scripts': settings['console_scripts'].split(), 'nbdev': ['cotkit=cotkit._modidx:d']},
+    package_data={'cotkit': ['py.typed', 'assets/*']},
     zip_safe=False,
 )

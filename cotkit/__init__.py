@@ -1,1 +1,39 @@
+"""Distil chain-of-thought reasoning into small language models, and measure at what scale reasoning appears.
+
+The main names can be taken from here, `from cotkit import distill`; each loads its module when it is first used.
+"""
 __version__ = "0.1.0"
+
+_NAMES = {
+    'data.core': 'CotkitError Problem Request Completion Rationale Example',
+    'data.answers': 'Accuracy read_answer is_correct',
+    'data.tasks': 'Task load_task task_names',
+    'data.formats': 'Format AnswerOnly ZeroShotCoT FewShotCoT FewShotAnswerOnly StepByStep Mixture '
+                    'demonstrations gold_rationale get_format',
+    'data.records': 'RunRecord read_records',
+    'models.students': 'Student make_student load_model',
+    'models.generate': 'generate',
+    'teachers.protocol': 'Teacher TeacherError OracleTeacher ReplayTeacher',
+    'teachers.store': 'Store',
+    'teachers.collect': 'collect acollect',
+    'teachers.curate': 'curate majority_vote',
+    'training.distill': 'distill',
+    'training.specialize': 'specialize',
+    'evaluation.evaluate': 'evaluate compare compare_seeds summarise select_checkpoint',
+    'reporting.figures': 'html_report',
+    'reporting.publish': 'publish',
+}
+_HOME = {name: f'cotkit.{module}' for module, names in _NAMES.items() for name in names.split()}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    "A main name, or a wing such as `cotkit.training`, loaded when it is asked for"
+    from importlib import import_module
+    if name in _HOME: return getattr(import_module(_HOME[name]), name)
+    wing = f'{__name__}.{name}'
+    if any(home.startswith(f'{wing}.') for home in _HOME.values()): return import_module(wing)
+    raise AttributeError(f'cotkit has no {name!r}; its main names: {", ".join(sorted(_HOME))}')
+
+
+def __dir__() -> list[str]: return sorted({*globals(), *_HOME})

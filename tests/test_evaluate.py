@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from cotkit.data.core import CotkitError, Problem
-from cotkit.evaluation.evaluate import (Evaluation, Prediction, Estimate, compare, compare_seeds, contrast, evaluate, mcnemar, paired_interval, pass_at_k, read_output,
-                             score, select_checkpoint, summarise, t_point)
+from cotkit.evaluation.evaluate import (Evaluation, Prediction, compare, compare_seeds, contrast, evaluate,
+                                        read_output, score, score_table, select_checkpoint, summarise)
+from cotkit.evaluation.statistics import (Estimate, bonett_price, holm, mcnemar, mean_estimate, paired_difference,
+                                          pass_at_k, t_quantile)
 from cotkit.data.formats import AnswerOnly, StepByStep, ZeroShotCoT
 
 APPLES = Problem('apples-1', 'Ann has 3 apples. She buys 4 bags with 2 apples each. How many apples does Ann have now?', '11')
@@ -97,7 +99,7 @@ def exact_coverage(n, pb, pc):
     total = 0.0
     for b in range(n + 1):
         for c in range(n + 1 - b):
-            low, high = paired_interval(b, c, n)
+            low, high = bonett_price(b, c, n)
             if low <= pb - pc <= high:
                 rest = n - b - c
                 logs = math.lgamma(n + 1) - math.lgamma(b + 1) - math.lgamma(c + 1) - math.lgamma(rest + 1)
@@ -111,21 +113,21 @@ def test_paired_interval_covers(pb, pc):
 
 
 def test_paired_interval_is_symmetric_and_narrows():
-    low, high = paired_interval(12, 5, 100)
-    assert paired_interval(5, 12, 100) == (pytest.approx(-high), pytest.approx(-low))
+    low, high = bonett_price(12, 5, 100)
+    assert bonett_price(5, 12, 100) == (pytest.approx(-high), pytest.approx(-low))
     assert low < 0.07 < high
-    width = lambda n: np.diff(paired_interval(n // 10, n // 20, n))[0]
+    width = lambda n: np.diff(bonett_price(n // 10, n // 20, n))[0]
     assert width(100) > 2.8 * width(1000)
-    assert all(-1 <= o <= 1 for b in range(4) for o in paired_interval(b, 3 - b, 3))
+    assert all(-1 <= o <= 1 for b in range(4) for o in bonett_price(b, 3 - b, 3))
 
 
 def test_never_disagreeing_is_not_certainty():
-    low, high = paired_interval(0, 0, 50)
+    low, high = bonett_price(0, 0, 50)
     assert low == -high and 0.02 < high < 0.08
 
 
 @pytest.mark.parametrize('freedom, point', [(1, 12.7062), (2, 4.3027), (3, 3.1824), (5, 2.5706), (10, 2.2281), (30, 2.0423), (100, 1.9840), (999, 1.96234), (1001, 1.96234), (1e6, 1.95997)])
-def test_t_point_against_the_tables(freedom, point): assert t_point(freedom) == pytest.approx(point, abs=2e-4)
+def test_t_quantile_against_the_tables(freedom, point): assert t_quantile(freedom) == pytest.approx(point, abs=6e-5)
 
 
 # ---------------------------------------------------------------- pairs
@@ -237,7 +239,7 @@ def test_a_contrast_of_two_is_their_difference():
     rng = np.random.default_rng(0)
     first, second = drawn(rng, 0.7), drawn(rng, 0.4)
     difference, same = compare_seeds(first, second), contrast([(1, first), (-1, second)], 'one - two')
-    assert (same.value, same.low, same.high, *same.seeds) == pytest.approx((difference.value, difference.low, difference.high, *difference.seeds))
+    assert (same.value, same.low, same.high, *same.by_seed) == pytest.approx((difference.value, difference.low, difference.high, *difference.by_seed))
     assert same.name == 'one - two' and same.difference and same.n == 40
 
 
@@ -263,14 +265,14 @@ def test_a_contrast_covers(weights):
 def test_a_contrast_of_one_seed_rests_on_problems():
     verdicts = np.array([1, 1, 0, 1, 0, 1, 1, 0, 1, 1])
     found = contrast([(1, [taken(verdicts)]), (-0.5, [taken([1] * 10)])])
-    half = t_point(9) * (verdicts - 0.5).std(ddof=1) / math.sqrt(10)
+    half = t_quantile(9) * (verdicts - 0.5).std(ddof=1) / math.sqrt(10)
     assert (found.low, found.high) == pytest.approx((0.2 - half, 0.2 + half))
 
 
 def test_a_contrast_without_differences_is_not_certain():
     twins = [taken([1, 0] * 20, seed=seed) for seed in range(3)]
     found = contrast([(1, twins), (-1, twins)])
-    assert found.value == 0 and (found.low, found.high) == pytest.approx(paired_interval(0, 0, 40))
+    assert found.value == 0 and (found.low, found.high) == pytest.approx(bonett_price(0, 0, 40))
     assert contrast([(2, twins), (-2, twins)]).high == pytest.approx(2 * found.high)
 
 
@@ -326,14 +328,47 @@ def test_a_selection_refuses():
     with pytest.raises(CotkitError, match="step 100 has no split 'longer'"): select_checkpoint(curve_of(validation=(1,), test=(1,)), target=['longer'])
 
 
+@pytest.mark.parametrize('freedom', [1, 2, 3, 7.5, 40, 1500])
+def test_t_quantile_inverts_the_density(freedom):
+    "The density of Student's t, integrated up to the point, is 0.975"
+    angle = np.linspace(0, math.atan(t_quantile(freedom) / math.sqrt(freedom)), 200_001)
+    density = np.cos(angle) ** (freedom - 1)
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
+    assert 0.5 + scale * np.trapezoid(density, angle) == pytest.approx(0.975, abs=1e-9)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_against_its_definition(p_values):
+    "Rejected at a level: the tests before the first that its own threshold stops, smallest first"
+    corrected, order = holm(p_values), sorted(range(len(p_values)), key=lambda i: p_values[i])
+    for level in (0.01, 0.05, 0.3):
+        rejected = set()
+        for rank, i in enumerate(order):
+            if (len(p_values) - rank) * p_values[i] >= level: break
+            rejected.add(i)
+        assert {i for i, p in enumerate(corrected) if p < level} == rejected
+    assert holm([]) == []
+
+
+def test_means_of_other_numbers_have_no_per_cent():
+    "Edit distances, for example: Student's t, also where they happen to be 0"
+    table = np.array([[0.0, 3, 1, 2], [1, 4, 1, 2]])
+    found, same = mean_estimate(table, share=False), paired_difference(table, table, share=False)
+    assert found.value == 1.75 and found.low < 1.75 < found.high and '%' not in str(found) and not found.share
+    assert (same.low, same.high) == (0, 0) and 'points' not in str(same)
+    only = paired_difference(table[:1], np.zeros((1, 4)), share=False)
+    half = t_quantile(3) * table[0].std(ddof=1) / 2
+    assert (only.low, only.high) == pytest.approx((1.5 - half, 1.5 + half))
+
+
 def test_pass_at_k_against_enumeration():
     rng = np.random.default_rng(1)
     runs = [taken(rng.random(6) < 0.4, seed=s) for s in range(5)]
     table = np.array([[p.correct for p in e.predictions] for e in runs])
     for k in range(1, 6):
         brute = np.mean([[table[list(chosen), j].any() for chosen in itertools.combinations(range(5), k)] for j in range(6)])
-        assert pass_at_k(runs, k) == pytest.approx(brute)
-    with pytest.raises(CotkitError, match='from 1 to 5'): pass_at_k(runs, 6)
+        assert pass_at_k(score_table(runs), k) == pytest.approx(brute)
+    with pytest.raises(CotkitError, match='from 1 to 5'): pass_at_k(score_table(runs), 6)
 
 
 def test_nothing_heavy_is_imported():

@@ -149,6 +149,17 @@ def test_import_is_light():
     assert out.strip() == '[]'
 
 
+def test_the_main_names_resolve_and_are_listed():
+    "`cotkit.<Tab>` offers them; each comes from its module, and none is listed twice"
+    import cotkit
+    assert set(cotkit.__all__) <= set(dir(cotkit)) and len(cotkit.__all__) == len(set(cotkit.__all__)) > 40
+    for each in cotkit.__all__:
+        thing = getattr(cotkit, each)
+        assert each in __import__(cotkit._HOME[each], fromlist=['_']).__all__ and thing is getattr(cotkit, each)
+    assert cotkit.training.__name__ == 'cotkit.training'
+    with pytest.raises(AttributeError, match='cotkit has no .distil.'): cotkit.distil
+
+
 def test_readme_is_the_index(tmp_path):
     "README.md is what the builder writes from nbs/index.ipynb"
     subprocess.run([sys.executable, 'nbs/_site/build.py', 'readme', '--out', tmp_path/'README.md'], cwd=ROOT, check=True, capture_output=True)

@@ -72,7 +72,7 @@ def test_seeds_become_one_estimate():
     problems = problems_of(40)
     runs = [taken(problems, [(i + s) % 4 for i in range(40)], 'careful', seed=s) for s in range(3)]
     found = estimates(runs)
-    assert len(found) == 1 and len(found[0].seeds) == 3 and '3 seeds' in accuracy_table(runs).loc['careful', 'test']
+    assert len(found) == 1 and len(found[0].by_seed) == 3 and '3 seeds' in accuracy_table(runs).loc['careful', 'test']
     other = [taken(problems, [i % 2 for i in range(40)], 'hasty', seed=s) for s in range(3)]
     assert comparison_table(comparisons(runs + other))['seeds'].tolist() == [3]
 
@@ -109,7 +109,7 @@ def test_difference_figure(material):
 def test_tradeoff_figure_is_a_path_with_intervals_both_ways():
     "Points in the order of the steps, Wilson's intervals on both axes, an arrow at the end, few numbers, one where paths meet"
     start = (0, Accuracy(180, 200), Accuracy(4, 200))
-    mixed = Estimate('m', 'test', 0.5, 0.4, 0.7, 200, (0.4, 0.6))
+    mixed = Estimate(0.5, 0.4, 0.7, 200, (0.4, 0.6), name='m', split='test')
     figure = tradeoff_figure({'task only': [(400, Accuracy(60, 200), Accuracy(150, 200)), start, (200, Accuracy(100, 200), Accuracy(90, 200))],
                               'mixture': [start, (400, Accuracy(170, 200), mixed)]}, title='Costs')
     first, second = figure.axes[0].containers

@@ -553,3 +553,41 @@ def test_names_are_linked_once_and_not_inside_links_or_headings(adapter):
     assert adapter.prose(notebook, 'A `Thing`, a `thing`, `Thing()` and [a `Thing`](../data/00_core.ipynb).\n\n## On `Thing`') == (
         'A [`Thing`](../data/core.md#Thing), a `thing`, [`Thing()`](../data/core.md#Thing) and [a `Thing`](../data/core.md).\n\n## On `Thing`')
     assert Adapter(adapter.root, adapter.notebooks).prose(notebook, 'A `Thing`') == 'A [`Thing`](nbs/data/00_core.ipynb)'
+
+
+# ---------------------------------------------------------------- what a page opens with, and what fits on it
+
+MEASURE = '''return [...document.querySelectorAll(".exported pre > code, .input pre > code")].filter(o => o.clientWidth).map(o => {
+    const style = getComputedStyle(o), mark = document.createElement("span")
+    mark.textContent = "x".repeat(100)
+    mark.style.cssText = `position: absolute; visibility: hidden; font: ${style.font}`
+    o.appendChild(mark)
+    const width = mark.getBoundingClientRect().width
+    mark.remove()
+    return 100*(o.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight))/width })'''
+
+
+@pytest.mark.parametrize('page', ['data/formats.html', 'papers/distilling_step_by_step.html'])
+def test_a_hundred_columns_of_code_fit_at_1280_pixels(browser, address, page):
+    size = browser.get_window_size()
+    browser.set_window_size(1280, 900)
+    try:
+        browser.get(f'{address}/{page}')
+        browser.execute_script('document.querySelectorAll("details").forEach(o => o.open = true)')
+        columns = browser.execute_script(MEASURE)
+    finally: browser.set_window_size(size['width'], size['height'])
+    assert len(columns) > 10 and min(columns) >= 100
+
+
+def test_a_reference_page_opens_with_its_main_name(site):
+    "Signature and parameters of the function that the module is called after stand before the first code"
+    page = (site/'teachers'/'collect.html').read_text(encoding='utf-8')
+    first, entry = page.index('class="glance"'), page.index('id="collect"')
+    assert first < page.index('exported') < entry and 'href="#collect"' in page[first:entry]
+
+
+def test_the_code_of_a_study_is_folded(site):
+    page = (site/'papers'/'distilling_step_by_step.html').read_text(encoding='utf-8')
+    assert page.count('<details class="quote">') > 10
+    outside = re.sub(r'<details class="quote">.*?</details>', '', page, flags=re.S)
+    assert 'exported' in page and not re.search(r'class="[^"]*\b(exported|input)\b', outside)

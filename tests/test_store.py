@@ -16,7 +16,7 @@ def pair(n: int, teacher: str = 't') -> tuple[Request, Completion]:
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.characters(exclude_categories=()), max_size=40), st.text(st.characters(exclude_categories=()), max_size=40), st.integers(0, 9))
 def test_any_text_survives(tmp_path_factory, prompt, text, sample):
-    request, completion = Request('t', prompt, sample=sample), Completion(text, (TokenLogprob(text, -0.5, ((text, -0.5),)),))
+    request, completion = Request('t', prompt, sample=sample), Completion(text, logprobs=(TokenLogprob(text, -0.5, ((text, -0.5),)),))
     with Store(tmp_path_factory.mktemp('s')/'a.db') as store:
         store.put(request, completion)
         assert store.get(request) == completion

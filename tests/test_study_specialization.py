@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cotkit.data.answers import Accuracy
-from cotkit.evaluation.evaluate import Evaluation, contrast, select_checkpoint, summarise, t_point
+from cotkit.evaluation.evaluate import Evaluation, contrast, select_checkpoint, summarise
+from cotkit.evaluation.statistics import t_quantile
 from cotkit.papers import model_specialization as study
 from cotkit.data.records import read_records
 from shown import shown_text
@@ -194,7 +195,7 @@ def test_the_two_choices_of_a_checkpoint(students, shown):
     assert len(cells) == 14 and {len(o) for o in cells.values()} == {3}
     for column, digits, claim in ((0, 0, '5. The best checkpoint out of distribution is another'), (1, 1, '5. Choosing out of distribution is better there')):
         values = np.array([np.mean([o[column] for o in mine]) for mine in cells.values()])
-        half = t_point(len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+        half = t_quantile(len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
         low, high = values.mean() - half, values.mean() + half
         clear = low > 0 or high < 0
         said = 'undecided at this scale' if not clear else 'supported' if low > 0 or column == 0 else 'not supported'

@@ -14,8 +14,8 @@ from typing import Any, Sequence
 from .core import CotkitError, Problem, Row
 
 # %% auto #0
-__all__ = ['MARKERS', 'to_number', 'value_of', 'normalise', 'Answer', 'cut_run_on', 'read_answer', 'same_answer', 'is_correct',
-           'published_reading', 'published_correct', 'Accuracy']
+__all__ = ['MARKERS', 'Z95', 'to_number', 'value_of', 'normalise', 'Answer', 'cut_run_on', 'read_answer', 'same_answer',
+           'is_correct', 'published_reading', 'published_correct', 'wilson', 'Accuracy']
 
 # %% ../../nbs/data/01_answers.ipynb #c8ea084c
 _SAME = str.maketrans({
@@ -464,21 +464,25 @@ def published_correct(
     return '=' not in read and value is not None and value == gold
 
 # %% ../../nbs/data/01_answers.ipynb #e510d9e5
-_Z = 1.959963984540054  # the 97.5 % point of the standard normal distribution
+Z95 = 1.959963984540054  # the 97.5 % point of the standard normal distribution
+
+
+def wilson(
+    share: float,    # of right answers, 0 to 1
+    n: float,        # of how many; for clustered answers the effective number
+    z: float = Z95,  # the quantile; that of Student's t for clustered answers
+) -> tuple[float, float]:  # lower and upper end of the 95 % interval
+    "Wilson's interval for a share"
+    scale = 1 + z**2/n
+    middle, half = share + z**2/(2*n), z*math.sqrt(share*(1 - share)/n + z**2/(4*n**2))
+    low = 0.0 if share == 0 else max(0.0, (middle - half)/scale)
+    return low, (1.0 if share == 1 else min(1.0, (middle + half)/scale))
 
 
 def _some(n: int) -> int:
     "A number of answers that is not 0"
     if not n: raise CotkitError('no answers, so no accuracy', 'Evaluate at least one problem.', field='n')
     return n
-
-
-def _wilson(correct: int, n: int) -> tuple[float, float]:
-    "Wilson's interval for a share"
-    p, scale = correct/n, 1 + _Z**2/n
-    middle, half = p + _Z**2/(2*n), _Z*math.sqrt(p*(1 - p)/n + _Z**2/(4*n**2))
-    low, high = (middle - half)/scale, (middle + half)/scale
-    return (0.0 if not correct else low), (1.0 if correct == n else high)
 
 # %% ../../nbs/data/01_answers.ipynb #9e288118
 @dataclass(frozen=True)
@@ -498,12 +502,12 @@ class Accuracy(Row):
     @property
     def low(self) -> float:
         "The lower end of the interval; CotkitError if there are no answers"
-        return _wilson(self.correct, _some(self.n))[0]
+        return wilson(self.value, self.n)[0]
 
     @property
     def high(self) -> float:
         "The upper end"
-        return _wilson(self.correct, _some(self.n))[1]
+        return wilson(self.value, self.n)[1]
 
     def __str__(self) -> str:
         if not self.n: return 'no answers, n = 0'

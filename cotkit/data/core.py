@@ -5,16 +5,16 @@
 # %% ../../nbs/data/00_core.ipynb #65bbc4ce
 from __future__ import annotations
 
-import dataclasses, hashlib, html, json, os
+import dataclasses, difflib, hashlib, html, json, os, re, unicodedata
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Literal, Mapping, Sequence, TypeVar
+from typing import Any, Callable, Iterable, Iterator, Literal, Mapping, Sequence, TypeVar
 
 # %% auto #0
-__all__ = ['AnswerKind', 'ANSWER_KINDS', 'R', 'CotkitError', 'Row', 'Problem', 'Request', 'TokenLogprob', 'Completion',
-           'Rationale', 'Example', 'atomic_write', 'write_jsonl', 'read_jsonl', 'to_dataset', 'from_dataset',
-           'sample_path']
+__all__ = ['AnswerKind', 'ANSWER_KINDS', 'R', 'CotkitError', 'html_table', 'Registry', 'Row', 'Problem', 'question_text',
+           'question_key', 'Request', 'TokenLogprob', 'Completion', 'Step', 'Rationale', 'Example', 'atomic_write',
+           'write_jsonl', 'read_jsonl', 'to_dataset', 'from_dataset', 'sample_path']
 
 # %% ../../nbs/data/00_core.ipynb #66772afa
 class CotkitError(ValueError):
@@ -27,23 +27,82 @@ class CotkitError(ValueError):
         line: int | None = None,       # its line, counted from 1
         field: str | None = None,      # the field of that line
     ):
-        self.problem, self.remedy, self.file, self.line, self.field = problem, remedy, file, line, field
+        self.problem, self.remedy = problem, remedy
+        self.file, self.line, self.field = file, line, field
         place = ':'.join(str(o) for o in (file, line) if o is not None)
         where = f'{place}: ' if place else ''
         what = f'field "{field}": {problem}' if field else problem
         text = f'{where}{what}' + (f'. {remedy}' if remedy else '')
         super().__init__(' '.join(text.split()))
 
+# %% ../../nbs/data/00_core.ipynb #a9a66eaa
+def html_table(
+    rows: Iterable[tuple[str, object]],  # name and value of each row
+) -> str:                                # a table of two columns
+    "Names and values for notebook reprs; everything is escaped because dataset text is data"
+    left, top = 'text-align:left', 'vertical-align:top'
+    cells = ''.join(f'<tr><th style="{left};{top}">{html.escape(k)}</th>'
+                    f'<td style="{left};white-space:pre-wrap">{html.escape(str(v))}</td></tr>'
+                    for k, v in rows)
+    return f'<table>{cells}</table>'
+
+
+_table = html_table
+
+# %% ../../nbs/data/00_core.ipynb #d7739df8
+_T = TypeVar('T')
+
+
+def _origin(entry: Any) -> str: return f'{entry.__module__}.{entry.__qualname__}'
+
+# %% ../../nbs/data/00_core.ipynb #00d05076
+class Registry(Mapping[str, _T]):
+    "What can be chosen by name: classes or functions that registered themselves"
+
+    def __init__(self,
+        kind: str,  # what is registered, in one word: it stands in the error messages
+    ):
+        self.kind, self._known = kind, {}
+
+    def register(self,
+        name: str | _T = '',  # to find it by; its attribute `name`, or `__name__`, if empty
+    ) -> Callable[[_T], _T]:   # a decorator that changes nothing about what it registers
+        "Add a class or function: `@REGISTRY.register('name')`, or `@REGISTRY.register`"
+        if not isinstance(name, str): return self._add('', name)
+        return lambda entry: self._add(name, entry)
+
+    def _add(self, name: str, entry: _T) -> _T:
+        name = name or getattr(entry, 'name', '') or entry.__name__
+        old, new = _origin(self._known.get(name, entry)), _origin(entry)
+        if old != new and not old.startswith('__main__.'):
+            raise CotkitError(f'{self.kind} {name!r} is already {old}', f'Give {new} another name.')
+        self._known[name] = entry
+        return entry
+
+    def __getitem__(self, name: str) -> _T:
+        "What is registered under a name; a `CotkitError` with close names if there is nothing"
+        if name in self._known: return self._known[name]
+        close = difflib.get_close_matches(str(name), self._known)
+        hint = f'Did you mean {" or ".join(close)}? ' if close else ''
+        known = ', '.join(self._known)
+        own = f'For a {self.kind} of your own, import the file that registers it first.'
+        raise CotkitError(f'no {self.kind} {name!r}', f'{hint}One of: {known}. {own}')
+
+    def __contains__(self, name: object) -> bool: return name in self._known
+
+    def get(self, name: str, default: Any = None) -> _T | Any: return self._known.get(name, default)
+
+    def __iter__(self) -> Iterator[str]: return iter(self._known)
+
+    def __len__(self) -> int: return len(self._known)
+
+    def _repr_html_(self) -> str:
+        return html_table((name, (entry.__doc__ or '').partition('\n')[0])
+                          for name, entry in self.items())
+
 # %% ../../nbs/data/00_core.ipynb #6de14e20
 AnswerKind = Literal['number', 'choice', 'label', 'expression', 'text']
 ANSWER_KINDS: tuple[str, ...] = ('number', 'choice', 'label', 'expression', 'text')
-
-# %% ../../nbs/data/00_core.ipynb #a9a66eaa
-def _table(rows: Iterable[tuple[str, object]]) -> str:
-    "Two columns of HTML, for notebook reprs; everything is escaped because dataset text is data"
-    cells = ''.join(f'<tr><th style="text-align:left;vertical-align:top">{html.escape(k)}</th>'
-                    f'<td style="text-align:left;white-space:pre-wrap">{html.escape(str(v))}</td></tr>' for k, v in rows)
-    return f'<table>{cells}</table>'
 
 # %% ../../nbs/data/00_core.ipynb #bbcccf4c
 class Row:
@@ -55,15 +114,17 @@ class Row:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]):
-        "A record from a dictionary; lists become tuples again, unknown keys are refused with a `CotkitError`"
+        "A record from a dictionary, lists as tuples; a `CotkitError` for a field that is unknown"
         names = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(row) - names):
-            raise CotkitError(f'{cls.__name__} has no such field', f'Known fields: {", ".join(sorted(names))}.', field=unknown[0])
+            raise CotkitError(f'{cls.__name__} has no such field',
+                              f'Known fields: {", ".join(sorted(names))}.', field=unknown[0])
         return cls(**{k: _frozen(v) for k, v in row.items()})
 
     def _repr_html_(self) -> str:
         shown = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-        return _table((k, '\n'.join(map(str, v)) if isinstance(v, tuple) else v) for k, v in shown if v not in ('', (), None, {}))
+        return html_table((k, '\n'.join(map(str, v)) if isinstance(v, tuple) else v)
+                          for k, v in shown if v not in ('', (), None, {}))
 
 
 def _frozen(value):
@@ -74,18 +135,81 @@ def _frozen(value):
 @dataclass(frozen=True)
 class Problem(Row):
     "A question and its gold answer"
-    id: str                              # unique within its task
-    question: str                        # what is asked, as a person would read it
-    answer: str                          # the gold answer
-    kind: AnswerKind = 'number'          # how the answer is read and compared
-    choices: tuple[str, ...] = ()        # the options of a `choice` or the names of a `label`
-    gold_steps: tuple[str, ...] = ()     # gold rationale, a sentence a step
-    subquestions: tuple[str, ...] = ()   # gold sub-questions: `subquestions[i]` is answered by `gold_steps[i]`
-    meta: Mapping[str, Any] = field(default_factory=dict, hash=False) # other columns of the dataset
+    id: str                            # unique within its task; made from the question if empty
+    question: str                      # what is asked, as a person would read it
+    answer: str = ''                   # the gold answer; empty if there is none
+    kind: AnswerKind = 'number'        # how the answer is read and compared
+    choices: tuple[str, ...] = ()      # the options of a `choice` or the names of a `label`
+    gold_steps: tuple[str, ...] = ()   # gold rationale, a sentence a step
+    subquestions: tuple[str, ...] = () # `subquestions[i]` is answered by `gold_steps[i]`
+    meta: Mapping[str, Any] = field(default_factory=dict, hash=False) # other columns of the data
 
     def __post_init__(self):
         if self.kind not in ANSWER_KINDS:
-            raise CotkitError(f'is {self.kind!r}', f'One of: {", ".join(ANSWER_KINDS)}.', field='kind')
+            known = ', '.join(ANSWER_KINDS)
+            raise CotkitError(f'is {self.kind!r}', f'One of: {known}.', field='kind')
+        if not self.id: object.__setattr__(self, 'id', _content_id(question_key(self)))
+
+
+def _content_id(key: str) -> str:
+    return hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]
+
+# %% ../../nbs/data/00_core.ipynb #0390f7d9
+def question_text(
+    problem: Problem,  # any problem
+) -> str:              # what a reader needs in order to answer
+    "The question, with its choices if it has some"
+    if problem.kind != 'choice': return problem.question.strip()
+    lines = (f'({chr(97 + i)}) {choice}' for i, choice in enumerate(problem.choices))
+    return '\n'.join([problem.question.strip(), 'Answer Choices:', *lines])
+
+# %% ../../nbs/data/00_core.ipynb #c907c3f7
+_DASHES = '\u2212\u2013\u2010\u2011'
+_SUPERSCRIPTS, _FRACTIONS = '⁰¹²³⁴⁵⁶⁷⁸⁹', '½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞'
+_BEFORE_NFKC = str.maketrans({
+    **dict.fromkeys(_DASHES, '-'), **dict.fromkeys('×·∙⋅', '*'), **dict.fromkeys('÷⁄∕', '/'),
+    **dict.fromkeys('’‘ʼ', "'"), **{c: f'^{n}' for n, c in enumerate(_SUPERSCRIPTS)},
+    **{c: f' {unicodedata.normalize("NFKC", c).replace(chr(0x2044), "/")}' for c in _FRACTIONS}})
+
+# %% ../../nbs/data/00_core.ipynb #4d7c811b
+class _Punctuation(dict):
+    "For `str.translate`: white space for punctuation, nothing for characters without a width"
+
+    def __missing__(self, code: int) -> int | str:
+        character, kind = chr(code), unicodedata.category(chr(code))
+        if character in "-+*/^=<>%.,'()[]": self[code] = code
+        elif character in '|~' or kind[0] in 'PZ' or kind in ('Cc', 'Sc', 'Sk'): self[code] = ' '
+        else: self[code] = '' if kind == 'Cf' else code
+        return self[code]
+
+
+_WITHOUT_PUNCTUATION = _Punctuation()
+
+# %% ../../nbs/data/00_core.ipynb #8f904c69
+_OPERAND_ENDS = r'(?:(?<=[\d)\]%])|(?<=[\d)\]%] )|(?<=\b[^\W\d_])|(?<=\b[^\W\d_] ))'
+_OPERAND_BEGINS = r'(?= ?(?:[-+]?\.?\d|[(\[]|[^\W\d_]\b))'
+_KEY_TOKEN = re.compile(
+    r'\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:\.\d+)?|(?<![\w.])\.\d+'  # numbers
+    rf'|{_OPERAND_ENDS}[-+*/^=<>]{{1,2}}{_OPERAND_BEGINS}'               # operators
+    r'|(?<![\w)\]])[-+](?=\.?\d)|(?<=\d)%|(?<=\d )%'                     # signs
+    r"|[^\s\d\-+*/^=<>%.,'()\[\]]+")                                     # words
+
+
+def _key_text(text: str) -> str:
+    "One spelling for all texts that differ in case, punctuation and white space"
+    plain = unicodedata.normalize('NFKC', text.translate(_BEFORE_NFKC)).casefold()
+    plain = unicodedata.normalize('NFKC', plain).translate(_WITHOUT_PUNCTUATION)
+    plain = re.sub(r"(?<=[^\W\d_])'(?=[^\W\d_])", '', ' '.join(plain.split()))
+    tokens = _KEY_TOKEN.findall(plain)
+    return ' '.join(o.replace(',', '') for o in tokens) or ' '.join(text.split())
+
+
+def question_key(
+    problem: Problem,  # any problem
+) -> str:              # equal for two problems if and only if they ask the same question
+    "The question in the spelling by which leaks are found: the one rule of every check"
+    choices = sorted(map(_key_text, problem.choices)) if problem.kind == 'choice' else ()
+    return '\n'.join([_key_text(problem.question), *choices])
 
 # %% ../../nbs/data/00_core.ipynb #4101fc8a
 @dataclass(frozen=True)
@@ -120,45 +244,63 @@ class TokenLogprob(Row):
         return cls(row['token'], row['logprob'], _frozen(row.get('top', [])))
 
 
+def _token_logprobs(row: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
+    return tuple(TokenLogprob.from_dict(o) for o in row.get('logprobs', ()))
+
+# %% ../../nbs/data/00_core.ipynb #4fe9ff50
 @dataclass(frozen=True)
 class Completion(Row):
     "What a teacher answered, raw"
-    text: str                                    # the answer as it came
-    logprobs: tuple[TokenLogprob, ...] = ()      # per token, if they were asked for and given
-    finish_reason: str = 'stop'                  # `stop`, or `length` when the answer was cut at `max_tokens`
-    prompt_tokens: int = 0                       # as counted by the teacher
-    completion_tokens: int = 0                   # as counted by the teacher
+    text: str                                # the answer as it came
+    thinking: str = ''                       # what a reasoning model wrote before it
+    logprobs: tuple[TokenLogprob, ...] = ()  # per token, if they were asked for and given
+    finish_reason: str = 'stop'              # `stop`, or `length` if it was cut at `max_tokens`
+    prompt_tokens: int = 0                   # as counted by the teacher
+    completion_tokens: int = 0               # as counted by the teacher
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Completion:
-        return cls(**{**row, 'logprobs': tuple(TokenLogprob.from_dict(o) for o in row.get('logprobs', ()))})
+        "A completion from JSON, that of older versions too"
+        return super().from_dict({**row, 'logprobs': _token_logprobs(row)})
 
 # %% ../../nbs/data/00_core.ipynb #9289f3c3
 @dataclass(frozen=True)
+class Step(Row):
+    "One sub-question of a rationale and its solution"
+    question: str  # what is asked on the way
+    solution: str  # what answers it
+
+# %% ../../nbs/data/00_core.ipynb #7861c05f
+@dataclass(frozen=True)
 class Rationale(Row):
     "What a teacher wrote about one problem"
-    problem_id: str                              # the problem it is about
-    text: str                                    # the reasoning, with the answer at its end
-    answer: str | None = None                    # the answer that was read from it; None before parsing or if there is none
-    correct: bool | None = None                  # whether that answer agrees with the gold answer; None before parsing
-    sample: int = 0                              # which of several samples
-    teacher: str = ''                            # who wrote it
-    request: str = ''                            # key of the request in the ledger
-    logprobs: tuple[TokenLogprob, ...] = ()      # per token, if the teacher gave them
-    tokens: int = 0                              # its length in the teacher's tokens: what it cost
+    problem_id: str                          # the problem it is about
+    text: str                                # the reasoning, with the answer at its end
+    answer: str | None = None                # what was read from it; None if nothing
+    correct: bool | None = None              # whether that is the gold answer; None before parsing
+    sample: int = 0                          # which of several samples
+    teacher: str = ''                        # who wrote it
+    request: str = ''                        # key of the request in the store
+    logprobs: tuple[TokenLogprob, ...] = ()  # per token, if the teacher gave them
+    tokens: int = 0                          # its length in the teacher's tokens: what it cost
+    finish_reason: str = ''                  # of the completion: `stop`, `length`; empty if unknown
+    thinking: str = ''                       # what a reasoning model wrote before it
+    steps: tuple[Step, ...] = ()             # sub-questions, if the format has them
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Rationale:
-        return cls(**{**row, 'logprobs': tuple(TokenLogprob.from_dict(o) for o in row.get('logprobs', ()))})
+        "A rationale from JSON, that of older versions too"
+        steps = tuple(Step.from_dict(o) for o in row.get('steps', ()))
+        return super().from_dict({**row, 'logprobs': _token_logprobs(row), 'steps': steps})
 
 # %% ../../nbs/data/00_core.ipynb #79d4732e
 @dataclass(frozen=True)
 class Example(Row):
     "One pair of texts a student is trained on"
-    input: str              # what the student reads
-    target: str             # what it should write
-    objective: str = 'label' # which of the objectives it belongs to
-    problem_id: str = ''    # where it came from
+    input: str                # what the student reads
+    target: str               # what it should write
+    objective: str = 'label'  # which of the objectives it belongs to
+    problem_id: str = ''      # where it came from
 
 # %% ../../nbs/data/00_core.ipynb #7fb7fa7e
 @contextmanager
@@ -183,12 +325,13 @@ def write_jsonl(
     count = 0
     with atomic_write(path) as temporary, temporary.open('w', encoding='utf-8') as f:
         for count, row in enumerate(rows, 1):
-            f.write(json.dumps(row.to_dict() if isinstance(row, Row) else row, ensure_ascii=False) + '\n')
+            row = row.to_dict() if isinstance(row, Row) else row
+            f.write(json.dumps(row, ensure_ascii=False) + '\n')
     return count
 
 # %% ../../nbs/data/00_core.ipynb #858d7e35
 def read_jsonl(
-    path: str | Path,               # a file of JSON objects, one a line; empty lines are passed over
+    path: str | Path,               # a file of JSON objects, one a line
     required: Sequence[str] = (),   # fields that every line must have
 ) -> Iterator[dict[str, Any]]:      # the objects
     "Read JSON lines; a `CotkitError` names the file, line and field of whatever is wrong"
@@ -198,20 +341,30 @@ def read_jsonl(
         for number, line in enumerate(f, 1):
             if line.strip(): yield _parse_line(line, path, number, required)
 
+# %% ../../nbs/data/00_core.ipynb #1a589818
+def _parse_line(
+    line: bytes, path: Path, number: int, required: Sequence[str],
+) -> dict[str, Any]:
+    def wrong(problem: str, remedy: str, field: str | None = None) -> CotkitError:
+        return CotkitError(problem, remedy, path, number, field)
 
-def _parse_line(line: bytes, path: Path, number: int, required: Sequence[str]) -> dict[str, Any]:
     try: row = json.loads(line.decode('utf-8-sig' if number == 1 else 'utf-8'))
-    except UnicodeDecodeError as e: raise CotkitError(f'not UTF-8 at byte {e.start}', 'Save the file as UTF-8.', path, number) from None
+    except UnicodeDecodeError as e:
+        raise wrong(f'not UTF-8 at byte {e.start}', 'Save the file as UTF-8.') from None
     except (json.JSONDecodeError, RecursionError) as e:
         at = f' at column {e.colno}' if isinstance(e, json.JSONDecodeError) else ''
-        raise CotkitError(f'not valid JSON{at}', 'Each line must be one whole JSON object.', path, number) from None
-    if not isinstance(row, dict): raise CotkitError(f'a {type(row).__name__}, not an object', 'Write {"question": …, "answer": …} on each line.', path, number)
+        raise wrong(f'not valid JSON{at}', 'Each line must be one whole JSON object.') from None
+    if not isinstance(row, dict):
+        remedy = 'Write {"question": …, "answer": …} on each line.'
+        raise wrong(f'a {type(row).__name__}, not an object', remedy)
     for name in required:
-        if row.get(name) is None: raise CotkitError('is missing', f'This line has: {", ".join(row) or "nothing"}.', path, number, name)
+        if row.get(name) is None:
+            raise wrong('is missing', f'This line has: {", ".join(row) or "nothing"}.', name)
     return row
 
 # %% ../../nbs/data/00_core.ipynb #cb4665b0
 R = TypeVar('R', bound=Row)
+_JSON_COLUMNS = ('meta', 'logprobs', 'steps')
 
 
 def to_dataset(
@@ -221,8 +374,7 @@ def to_dataset(
     from datasets import Dataset
     dicts = [row.to_dict() for row in rows]
     for row in dicts:
-        if 'meta' in row: row['meta'] = json.dumps(row['meta'], ensure_ascii=False)
-        if 'logprobs' in row: row['logprobs'] = json.dumps(row['logprobs'], ensure_ascii=False)
+        row.update({k: json.dumps(row[k], ensure_ascii=False) for k in _JSON_COLUMNS if k in row})
     return Dataset.from_list(dicts)
 
 
@@ -232,7 +384,8 @@ def from_dataset(
 ) -> list[R]:                              # the records
     "Records from a `datasets.Dataset`"
     def parsed(row):
-        return {k: json.loads(v) if k in ('meta', 'logprobs') and isinstance(v, str) else v for k, v in row.items()}
+        return {k: json.loads(v) if k in _JSON_COLUMNS and isinstance(v, str) else v
+                for k, v in row.items()}
     return [kind.from_dict(parsed(row)) for row in dataset]
 
 # %% ../../nbs/data/00_core.ipynb #907292aa
@@ -245,4 +398,4 @@ def sample_path(
     for folder in (start, *start.parents):
         for candidate in (folder/'nbs'/'samples'/name, folder/'samples'/name):
             if candidate.is_file(): return candidate
-    raise CotkitError(f'no sample file {name!r} here', 'Run this inside a checkout of cotkit.', file=start)
+    raise CotkitError(f'no sample file {name!r} here', 'Run this inside a checkout.', file=start)

@@ -5,7 +5,6 @@
 # %% ../../nbs/evaluation/53_evaluate.ipynb #1b5e6aba
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
@@ -14,15 +13,16 @@ import numpy as np
 
 from ..data.answers import Accuracy, is_correct
 from ..data.core import CotkitError, Problem, Row, _table
+from . import statistics
+from .statistics import Estimate, bonett_price, mcnemar
 
 if TYPE_CHECKING:
     from cotkit.data.formats import Format
     from cotkit.models.students import Student
 
 # %% auto #0
-__all__ = ['Prediction', 'read_output', 'Evaluation', 'score', 'evaluate', 'paired_interval', 'mcnemar', 'Comparison', 'compare',
-           't_point', 'Estimate', 'summarise', 'contrast', 'compare_seeds', 'Selection', 'select_checkpoint',
-           'pass_at_k']
+__all__ = ['Prediction', 'read_output', 'Evaluation', 'score', 'evaluate', 'Comparison', 'compare', 'score_table', 'summarise',
+           'contrast', 'compare_seeds', 'Selection', 'select_checkpoint']
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #784f19ff
 @dataclass(frozen=True)
@@ -134,33 +134,6 @@ def evaluate(
                        temperature=temperature, seed=seed, progress=progress)
     return score(outputs, problems, student.format, name or student.format.name, split, seed)
 
-# %% ../../nbs/evaluation/53_evaluate.ipynb #d4c90f14
-_Z = 1.959963984540054  # the 97.5 % point of the normal distribution
-
-
-def paired_interval(
-    b: int,  # problems that only the first solves
-    c: int,  # problems that only the second solves
-    n: int,  # all problems
-) -> tuple[float, float]:  # 95 % interval of the difference in accuracy, within [-1, 1]
-    "Bonett-Price interval of a difference of paired proportions"
-    first, second = (b + 1) / (n + 2), (c + 1) / (n + 2)
-    middle = first - second
-    half = _Z * math.sqrt((first + second - middle ** 2) / (n + 2))
-    return max(-1.0, middle - half), min(1.0, middle + half)
-
-# %% ../../nbs/evaluation/53_evaluate.ipynb #7b8f948d
-def mcnemar(
-    b: int,  # problems that only the first solves
-    c: int,  # problems that only the second solves
-) -> float:  # two-sided p-value
-    "Exact McNemar test; 1 when the two never disagree"
-    term = total = 1
-    for i in range(min(b, c)):
-        term = term * (b + c - i) // (i + 1)
-        total += term
-    return min(1.0, float(Fraction(2 * total, 2 ** (b + c))))
-
 # %% ../../nbs/evaluation/53_evaluate.ipynb #7d220397
 @dataclass(frozen=True)
 class Comparison(Row):
@@ -203,78 +176,13 @@ def compare(
     "Paired comparison of two students"
     pairs = _paired(first, second)
     b, c = sum(x and not y for x, y in pairs), sum(y and not x for x, y in pairs)
-    return Comparison(first.name, second.name, first.split, (b - c) / len(pairs), *paired_interval(b, c, len(pairs)), mcnemar(b, c), b, c, len(pairs))
-
-# %% ../../nbs/evaluation/53_evaluate.ipynb #571edc93
-def _mean_squares(table: np.ndarray) -> tuple[float, float, float]:
-    "Mean squares of seeds, items and the rest of a (seeds, items) table"
-    k, m = table.shape
-    rows, columns, grand = table.mean(1), table.mean(0), table.mean()
-    rest = table - rows[:, None] - columns[None, :] + grand
-    return (m * ((rows - grand) ** 2).sum() / (k - 1), k * ((columns - grand) ** 2).sum() / (m - 1), (rest ** 2).sum() / ((k - 1) * (m - 1)))
-
-
-def _mean_variance(table: np.ndarray) -> tuple[float, float]:
-    "Variance of the grand mean over new seeds and new items, with its degrees of freedom"
-    k, m = table.shape
-    seeds, items, rest = _mean_squares(table)
-    total, larger = seeds + items - rest, max(seeds, items)
-    if total <= larger: return larger / (k * m), float(k - 1 if seeds >= items else m - 1)
-    freedom = total ** 2 / (seeds ** 2 / (k - 1) + items ** 2 / (m - 1) + rest ** 2 / ((k - 1) * (m - 1)))
-    return total / (k * m), freedom
-
-# %% ../../nbs/evaluation/53_evaluate.ipynb #f227ca03
-def t_point(
-    freedom: float,  # degrees of freedom, at least 1
-) -> float:          # the 97.5 % point
-    "The factor of a 95 % t-interval"
-    if freedom > 1000: return _Z + (_Z ** 3 + _Z) / (4 * freedom)
-    angle = np.linspace(0, math.pi / 2, 40001)
-    density = np.cos(angle) ** (freedom - 1)
-    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.sqrt(freedom) * math.tan(float(np.interp(0.95, mass / mass[-1], angle)))
-
-# %% ../../nbs/evaluation/53_evaluate.ipynb #387d90f1
-def _wilson(mean: float, n: float, z: float) -> tuple[float, float]:
-    "Wilson's interval for a share of `n` effective answers"
-    middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def _seed_interval(table: np.ndarray) -> tuple[float, float]:
-    "95 % interval of the mean of a (seeds, items) table of 0 and 1"
-    k, m = table.shape
-    mean = float(table.mean())
-    if k == 1 or m == 1 or mean in (0.0, 1.0): return _wilson(mean, m, _Z)
-    variance, freedom = _mean_variance(table)
-    return _wilson(mean, min(max(mean * (1 - mean) / variance, 1.0), k * m) if variance else m, t_point(freedom))
-
-# %% ../../nbs/evaluation/53_evaluate.ipynb #e5084b69
-@dataclass(frozen=True)
-class Estimate(Row):
-    "A student over several training seeds"
-    name: str                  # the student
-    split: str                 # the problems
-    value: float               # mean accuracy over the seeds
-    low: float                 # lower end of the 95 % interval over seeds and problems
-    high: float                # upper end
-    n: int                     # problems
-    seeds: tuple[float, ...]   # accuracy of each seed
-    difference: bool = False   # whether it is a difference of two accuracies
-
-    def __str__(self) -> str:
-        many = f', {len(self.seeds)} seeds' if len(self.seeds) > 1 else ''
-        if self.difference: return f'{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}], n = {self.n:,}{many}'
-        return f'{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}], n = {self.n:,}{many}'
-
-    def _repr_html_(self) -> str:
-        return _table([('student', self.name), ('split', self.split), ('difference' if self.difference else 'accuracy', self),
-                       ('by seed', ', '.join(f'{100 * o:.1f} %' for o in self.seeds))])
+    return Comparison(first.name, second.name, first.split, (b - c) / len(pairs), *bonett_price(b, c, len(pairs)), mcnemar(b, c), b, c, len(pairs))
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #79405d1f
-def _table_of(evaluations: Sequence[Evaluation]) -> np.ndarray:
-    "Correctness as (seeds, items), columns in the order of the first evaluation"
+def score_table(
+    evaluations: Sequence[Evaluation],  # an evaluation for each seed, all on the same problems
+) -> np.ndarray:                        # (seeds, items), columns in the order of the first
+    "Correctness as a table of 0 and 1"
     if not evaluations: raise CotkitError('no evaluations', 'Give one for each seed.', field='evaluations')
     first = evaluations[0]
     return np.array([[p.correct for p in first.predictions]] + [[y for _, y in _paired(first, e)] for e in evaluations[1:]], dtype=float)
@@ -286,23 +194,15 @@ def summarise(
     "Mean over training seeds"
     if len(kinds := {(e.name, e.split) for e in evaluations}) > 1:
         raise CotkitError(f'different students or splits: {sorted(kinds)}', 'Summarise the seeds of one student on one split.')
-    table = _table_of(evaluations)
-    return Estimate(evaluations[0].name, evaluations[0].split, float(table.mean()), *_seed_interval(table), table.shape[1], tuple(map(float, table.mean(1))))
+    table = score_table(evaluations)
+    return statistics.mean_estimate(table, evaluations[0].name, evaluations[0].split)
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #6e8a360b
 def _in_order(evaluations: Sequence[Evaluation], first: Evaluation) -> np.ndarray:
     "Correctness as (seeds, items), columns in the order of `first`; a `CotkitError` if its problems are others"
     _paired(first, evaluations[0])
     order = {p.problem_id: i for i, p in enumerate(first.predictions)}
-    return _table_of(evaluations)[:, np.argsort([order[p.problem_id] for p in evaluations[0].predictions])]
-
-
-def _mean_interval(table: np.ndarray) -> tuple[float, float]:
-    "95 % t-interval of the mean of a (seeds, items) table"
-    k, m = table.shape
-    variance, freedom = _mean_variance(table) if k > 1 and m > 1 else (table.var(ddof=1) / table.size, table.size - 1.0)
-    half = t_point(freedom) * math.sqrt(variance)
-    return float(table.mean()) - half, float(table.mean()) + half
+    return score_table(evaluations)[:, np.argsort([order[p.problem_id] for p in evaluations[0].predictions])]
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #8c1c699f
 def contrast(
@@ -313,11 +213,8 @@ def contrast(
     if not terms or not all(runs for _, runs in terms): raise CotkitError('no evaluations', 'Give one for each seed.', field='terms')
     if len(seeds := {len(runs) for _, runs in terms}) > 1: raise CotkitError(f'{sorted(seeds)} seeds', 'Give equally many of all.', field='terms')
     first = terms[0][1][0]
-    table = sum(weight * _in_order(runs, first) for weight, runs in terms)
-    if table.size < 2: raise CotkitError('one answer has no interval', 'Give more seeds or problems.', field='terms')
-    if table.any(): low, high = _mean_interval(table)
-    else: low, high = (end * sum(abs(weight) for weight, _ in terms) / 2 for end in paired_interval(0, 0, table.shape[1]))
-    return Estimate(name, first.split, float(table.mean()), low, high, table.shape[1], tuple(map(float, table.mean(1))), True)
+    tables = [(weight, _in_order(runs, first)) for weight, runs in terms]
+    return statistics.contrast(tables, name, first.split)
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #d4ca551f
 def compare_seeds(
@@ -326,11 +223,8 @@ def compare_seeds(
 ) -> Estimate:                      # mean difference in accuracy, first minus second
     "Paired comparison of two students over training seeds"
     if len(first) != len(second): raise CotkitError(f'{len(first)} seeds against {len(second)}', 'Give equally many seeds of both.')
-    table = _table_of(first) - _in_order(second, first[0])
-    k, m = table.shape
-    if k == 1 or m == 1 or not table.any(): low, high = paired_interval(int((table[0] > 0).sum()), int((table[0] < 0).sum()), m)
-    else: low, high = _mean_interval(table)
-    return Estimate(f'{first[0].name} − {second[0].name}', first[0].split, float(table.mean()), max(-1.0, low), min(1.0, high), m, tuple(map(float, table.mean(1))), True)
+    name = f'{first[0].name} − {second[0].name}'
+    return statistics.paired_difference(score_table(first), _in_order(second, first[0]), name, first[0].split)
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #dbfde5fa
 @dataclass(frozen=True)
@@ -378,14 +272,3 @@ def select_checkpoint(
     chose, judged = ({step: _mean_accuracy(looked, splits, step) for step, looked in steps} for splits in (by, target))
     step, best = max(chose, key=chose.__getitem__), max(judged, key=judged.__getitem__)
     return Selection(tuple(by), tuple(target), step, float(chose[step]), float(judged[step]), best, float(judged[best]))
-
-# %% ../../nbs/evaluation/53_evaluate.ipynb #c3d5da90
-def pass_at_k(
-    evaluations: Sequence[Evaluation],  # one student asked several times, the same problems each time
-    k: int,                             # how many samples may be tried
-) -> float:                             # mean over problems
-    "Unbiased pass@k"
-    table = _table_of(evaluations)
-    n = len(table)
-    if not 1 <= k <= n: raise CotkitError(f'is {k}', f'A number from 1 to {n}, the samples that there are.', field='k')
-    return float(np.mean([1 - math.comb(n - int(c), k) / math.comb(n, k) for c in table.sum(0)]))

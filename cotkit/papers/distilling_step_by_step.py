@@ -15,7 +15,8 @@ from ..data.core import CotkitError, Problem, Rationale
 from ..teachers.curate import Curated, curate
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..data.formats import Format, StepByStep, ZeroShotCoT, gold_rationale
-from ..data.records import RunRecord, Stages, grid, sweep
+from ..app.study import grid, sweep
+from ..data.records import RunRecord, Stages
 from ..teachers.store import Store
 from ..data.word_problems import word_problems
 from ..data.tasks import Task

@@ -20,7 +20,8 @@ from ..training.distill import distill
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..data.formats import AnswerOnly, FewShotAnswerOnly, FewShotCoT, Format, Mixture, ZeroShotCoT, demonstrations, gold_rationale
 from ..models.students import Size, Student, build_model, load_model, parameter_count, train_tokenizer
-from ..data.records import RunRecord, Stages, sweep
+from ..app.study import sweep
+from ..data.records import RunRecord, Stages
 from ..training.specialize import read_matching, specialize
 from ..teachers.store import Store
 from ..data.word_problems import OUT_OF_DISTRIBUTION, ability_problems, rephrase_steps, word_problems

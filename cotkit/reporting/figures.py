@@ -250,7 +250,7 @@ def comparison_table(
         name, value = (f'{c.first} − {c.second}', c.difference) if isinstance(c, Comparison) else (c.name, c.value)
         p = ('< 0.0001' if c.p < 0.0001 else f'{c.p:.4f}') if isinstance(c, Comparison) else '–'
         only = f'{c.only_first} : {c.only_second}' if isinstance(c, Comparison) else '–'
-        seeds = 1 if isinstance(c, Comparison) else len(c.seeds)
+        seeds = 1 if isinstance(c, Comparison) else len(c.by_seed)
         rows.append((c.split, name, f'{100 * value:+.1f}', f'[{100 * c.low:+.1f}, {100 * c.high:+.1f}]', p, only, c.n, seeds))
     return pd.DataFrame(rows, columns=['split', 'difference', 'points', '95 % interval', 'McNemar p', 'only one right', 'n', 'seeds'])
 
@@ -364,7 +364,7 @@ def _html_table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str
 def _estimate_cell(e: Estimate | None) -> str:
     "An accuracy with interval, n, and a strip that shows where on 0 to 100 % the interval lies"
     if e is None: return '<span class="soft">–</span>'
-    seeds = f', {len(e.seeds)} seeds' if len(e.seeds) > 1 else ''
+    seeds = f', {len(e.by_seed)} seeds' if len(e.by_seed) > 1 else ''
     return (f'<b>{100 * e.value:.1f} %</b><small>[{100 * e.low:.1f}, {100 * e.high:.1f}], n = {e.n:,}{seeds}</small>'
             f'<div class="range" aria-hidden="true"><i style="left:{100 * e.low:.1f}%;width:{max(0.5, 100 * (e.high - e.low)):.1f}%"></i><u style="left:{100 * e.value:.1f}%"></u></div>')
 
@@ -634,7 +634,7 @@ def _line(text: Any) -> str:
 
 
 def _results_markdown(evaluations: Iterable[Evaluation | Estimate]) -> str:
-    rows = [f'| {_line(e.name)} | {_line(e.split)} | {100 * e.value:.1f} % | {100 * e.low:.1f} – {100 * e.high:.1f} % | {e.n:,} | {len(e.seeds)} |' for e in estimates(evaluations)]
+    rows = [f'| {_line(e.name)} | {_line(e.split)} | {100 * e.value:.1f} % | {100 * e.low:.1f} – {100 * e.high:.1f} % | {e.n:,} | {len(e.by_seed)} |' for e in estimates(evaluations)]
     return '\n'.join(['| student | problems | accuracy | 95 % interval | n | seeds |', '|---|---|---|---|---|---|', *rows])
 
 # %% ../../nbs/reporting/60_figures.ipynb #642508d1

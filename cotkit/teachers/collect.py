@@ -298,7 +298,8 @@ def _wanted(problems: Sequence[Problem], format: Format, teacher: Teacher, setti
 # %% ../../nbs/teachers/24_collect.ipynb #daaf9d33
 def _rationale(problem: Problem, request: Request, key: str, completion: Completion) -> Rationale:
     return Rationale(problem.id, completion.text, sample=request.sample, teacher=request.teacher, request=key,
-                     logprobs=completion.logprobs, tokens=completion.completion_tokens)
+                     logprobs=completion.logprobs, tokens=completion.completion_tokens,
+                     finish_reason=completion.finish_reason, thinking=completion.thinking)
 
 # %% ../../nbs/teachers/24_collect.ipynb #0281346a
 async def acollect(

@@ -492,7 +492,7 @@ def _completion(tokenizer, request: Request, prompt_tokens: int, row: list[int],
         logprobs.append(TokenLogprob(piece, round(watch.chosen[step][i].item(), 6), top))
         room -= len(piece)
     written = len(ids) + (end is not None)
-    return Completion(text, tuple(logprobs), finish, prompt_tokens, written)
+    return Completion(text, '', tuple(logprobs), finish, prompt_tokens, written)
 
 # %% ../../nbs/teachers/20_protocol.ipynb #614104fb
 def _decode_one(tokenizer, token: int) -> str:

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import hashlib, inspect, json, logging, time
-from collections import defaultdict
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 # %% auto #0
 __all__ = ['RECIPES', 'student_logits', 'token_losses', 'sums_by_objective', 'StopAfter', 'TaskTrainer', 'row_scores',
-           'validation_metrics', 'DistillTrainer', 'training_arguments', 'check_disjoint', 'training_rows',
-           'last_checkpoint', 'read_history', 'distill']
+           'validation_metrics', 'DistillTrainer', 'training_arguments', 'training_rows', 'last_checkpoint',
+           'read_history', 'distill']
 
 # %% ../../nbs/training/34_distill.ipynb #819d203a
 import torch
@@ -26,7 +25,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from ..data.core import CotkitError, Example, Problem, Rationale, atomic_write, read_jsonl, write_jsonl
 from .encode import IGNORE_INDEX, Collator, LengthGroupedSampler, segment_mask, encode, task_names
-from ..data.formats import AnswerOnly, Format, StepByStep, ZeroShotCoT, gold_rationale, question_text
+from ..data.formats import AnswerOnly, Format, StepByStep, ZeroShotCoT, check_disjoint, examples_from
 from ..models.students import Arch, Student, _no_bars
 
 # %% ../../nbs/training/34_distill.ipynb #7b204073
@@ -315,28 +314,6 @@ def training_arguments(
 # %% ../../nbs/training/34_distill.ipynb #46895b19
 RECIPES: dict[str, type[Format]] = {'label-only': AnswerOnly, 'step-by-step': StepByStep, 'chain-of-thought': ZeroShotCoT}
 
-# %% ../../nbs/training/34_distill.ipynb #80655254
-def check_disjoint(
-    problems: Iterable[Problem],    # trained on
-    validation: Iterable[Problem],  # validated on
-) -> None:
-    "Raise a `CotkitError` if a problem is in both, by its id or by its words"
-    def words(problem): return ' '.join(question_text(problem).lower().split())
-    ids, texts = set(), set()
-    for problem in problems:
-        ids.add(problem.id)
-        texts.add(words(problem))
-    for problem in validation:
-        if problem.id in ids or words(problem) in texts:
-            raise CotkitError(f'validation problem {problem.id!r} is also trained on', 'Validate on a split of its own.')
-
-# %% ../../nbs/training/34_distill.ipynb #63a8f26b
-def _examples(format: Format, problems: Iterable[Problem], rationales: Mapping[str, Sequence[Rationale]], gold: bool = False) -> Iterator[Example]:
-    for problem in problems:
-        about = rationales.get(problem.id, [])
-        if gold and not about and problem.gold_steps and problem.answer: about = [gold_rationale(problem)]
-        yield from (e for e in format.examples(problem, about) if format.objective_weights.get(e.objective) != 0)
-
 # %% ../../nbs/training/34_distill.ipynb #f7ccc2af
 def training_rows(
     student: Student,                 # its format makes the examples, its tokenizer their tokens
@@ -347,13 +324,11 @@ def training_rows(
     **limits: int,                    # `max_input` and `max_target` of `encode`
 ) -> tuple['datasets.Dataset', 'datasets.Dataset']: # rows to train on, rows to validate on (possibly none)
     "Problems and rationales as encoded rows"
-    about = defaultdict(list)
-    for rationale in rationales: about[rationale.problem_id].append(rationale)
-    train = list(_examples(student.format, problems, about))
-    rows = encode(train, student.tokenizer, student.arch, share_prefix=share_prefix, **limits)
-    held_out = list(_examples(student.format, validation, about, gold=True))
-    if not held_out: return rows, rows.select([])
-    return rows, encode(held_out, student.tokenizer, student.arch, tasks=task_names(rows), **limits)
+    rationales = list(rationales)
+    rows = encode(examples_from(student.format, problems, rationales), student.tokenizer, student.arch, share_prefix=share_prefix, **limits)
+    watched = examples_from(student.format, validation, rationales, gold=True)
+    if not watched: return rows, rows.select([])
+    return rows, encode(watched, student.tokenizer, student.arch, tasks=task_names(rows), **limits)
 
 # %% ../../nbs/training/34_distill.ipynb #282e60c4
 def _content(dataset: 'datasets.Dataset') -> str:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +20,9 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 
 from ..data.core import CotkitError, Example, Problem, Rationale
-from .distill import DistillTrainer, _check_context, _examples, _run, check_disjoint, last_checkpoint, read_history, student_logits, token_losses, training_arguments, training_rows
+from .distill import DistillTrainer, _check_context, _run, last_checkpoint, read_history, student_logits, token_losses, training_arguments, training_rows
 from .encode import IGNORE_INDEX
-from ..data.formats import Format, check_demonstrations
+from ..data.formats import Format, check_demonstrations, check_disjoint, examples_from
 from .soft_targets import DIVERGENCES, Divergence, Rest, SoftCollator, SoftTargets, TeacherTokens, topk_divergence, full_divergence, score, soft_targets
 from ..models.students import Arch, Student
 
@@ -131,13 +130,6 @@ def _check_same_tokens(student: Student, teacher: Live | None) -> None:
         raise CotkitError('teacher and student have other tokens', 'All of the vocabulary is compared between equals only; pass a number for top.', field='top')
 
 # %% ../../nbs/training/36_specialize.ipynb #b9c5b3fe
-def _taught(student: Student, problems: Iterable[Problem], rationales: Iterable[Rationale]) -> list[Example]:
-    "The examples behind the training rows, in their order"
-    about = defaultdict(list)
-    for rationale in rationales: about[rationale.problem_id].append(rationale)
-    return list(_examples(student.format, problems, about))
-
-
 def _check_settings(student: Student, problems: Sequence[Problem], apart: Sequence[Problem], teacher: Live | None, top: int | None, on_policy: Any) -> None:
     check_disjoint(problems, apart)
     check_demonstrations(student.format, apart)
@@ -175,7 +167,7 @@ def specialize(
     _check_settings(student, problems, [*validation, *held_out], teacher, top, on_policy)
     rows, validation_rows = training_rows(student, problems, rationales, validation, max_input=max_input, max_target=max_target)
     _check_context(student, rows)
-    examples = _taught(student, problems, rationales)
+    examples = examples_from(student.format, problems, rationales)
     targets = teacher_targets(student, examples, rationales, teacher, rest, top)
     if kd_weight and not targets.has_target.any():
         raise CotkitError('there is no soft target to match', 'Collect with top_logprobs, pass a live teacher, or set kd_weight=0.')

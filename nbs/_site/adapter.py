@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import base64, html, json, os, re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
@@ -49,7 +49,7 @@ class Cell:
     def exported(self) -> bool: return bool(self.directives.keys() & {'export', 'exports', 'exporti'})
 
     @property
-    def hidden(self) -> bool: return 'hide' in self.directives or self.off('include') or self.directives.keys() == {'default_exp'}
+    def hidden(self) -> bool: return 'hide' in self.directives or self.off('include') or 'default_exp' in self.directives and not self.source
 
 
 @dataclass
@@ -355,6 +355,7 @@ class Adapter:
     def file(self, notebook: Notebook, found: PurePosixPath, link: str) -> str: return f'{self.root.name}/{found}'
 
 
+FOLDED = ('papers',)  # folders whose pages are read for their results: code is folded there
 FLAGS = {'slow': 'takes long', 'gpu': 'needs a GPU', 'api': 'asks a server'}  # cells that the tests leave out
 KINDS = {'note': 'note', 'tip': 'tip', 'warning': 'warning', 'caution': 'warning', 'important': 'info'}
 
@@ -378,6 +379,7 @@ class SiteAdapter(Adapter):
         return {o.name: o for s in reversed(found) for o in (s, *s.methods)}
 
     def cell(self, notebook: Notebook, cell: Cell) -> Iterator[str]:
+        if cell.kind == 'glance': yield self.glance(notebook)
         for _, symbol in (o for o in notebook.symbols if o[0] is cell): yield from self.symbol(notebook, symbol)
         asked = re.findall(r'^show_doc\(\s*([\w.]+)', cell.source, re.M) if cell.kind == 'code' else []
         for name in asked:
@@ -385,17 +387,36 @@ class SiteAdapter(Adapter):
             yield self.details(notebook, self.symbols[name])
         if not asked: yield from super().cell(notebook, cell)
 
+    def markdown(self, notebook: Notebook) -> str:
+        "The page, with its main names at a glance before its first heading or code"
+        at = next((i for i, o in enumerate(notebook.cells) if i and (o.kind == 'code' and not o.hidden or re.match(r'\s*##', o.source))), 0)
+        glance = Cell('glance', '', {}, [])
+        return super().markdown(replace(notebook, cells=[*notebook.cells[:at], glance, *notebook.cells[at:]]) if at and self.main(notebook) else notebook)
+
+    def main(self, notebook: Notebook) -> list[Symbol]:
+        "What a reader comes for: the names in `#| main: …`, or else the one that the module is called after"
+        told = ' '.join(o.directives.get('main', '') for o in notebook.cells).split() or [notebook.module.split('.')[-1]]
+        found = {s.name: s for _, s in notebook.symbols}
+        if unknown := [o for o in told if o not in found and len(told) > 1]: raise SiteError(f'{notebook.path}: #| main names {unknown[0]}, which it does not export')
+        return [found[o] for o in told if o in found]
+
+    def glance(self, notebook: Notebook) -> str:
+        "The main names with signature and parameters, each leading to its place on the page"
+        body = '\n\n'.join(f'{self.details(notebook, s, short=True)}\n\n[How `{s.name}` works](#{s.name})' for s in self.main(notebook))
+        return f'<div class="glance" markdown="1">\n\n{body}\n\n</div>'
+
     def symbol(self, notebook: Notebook, symbol: Symbol) -> Iterator[str]:
         "Heading, signature, docstring, parameters and methods of a public name"
         yield f'### {symbol.name.replace("_", chr(92) + "_")} {{ #{symbol.name} .symbol data-kind="{symbol.kind}" }}'
         yield self.details(notebook, symbol)
 
-    def details(self, notebook: Notebook, symbol: Symbol) -> str:
+    def details(self, notebook: Notebook, symbol: Symbol, short: bool = False) -> str:
+        "Signature, docstring and parameters; unless `short`, the methods too"
         parts = [fenced(symbol.signature, '{ .python .signature }'), self.prose(notebook, symbol.doc)]
         rows = list(symbol.parameters)
         if symbol.returns.comment: rows.append(Parameter('returns', symbol.returns.annotation, comment=symbol.returns.comment))
         if any(o.comment for o in rows): parts.append(self.parameters(notebook, rows))
-        if symbol.methods:
+        if symbol.methods and not short:
             cells = [[f'<span id="{o.name}"></span>`{o.signature}`' , self.comment(notebook, self.doc(symbol, o))] for o in symbol.methods]
             parts.append(table([['Method', 'What it does'], *cells]))
         body = '\n\n'.join(o for o in parts if o.strip())
@@ -423,7 +444,7 @@ class SiteAdapter(Adapter):
         label = ', '.join(text for flag, text in FLAGS.items() if flag in cell.directives)
         options = ('.exported' if cell.exported else '.input') + (f' title="{label}"' if label else '')
         block = re.sub(r'\A(`+)(\w+)', rf'\1{{ .\2 {options} }}', block)
-        if 'code-fold' not in cell.directives or cell.off('code-fold'): return block
+        if cell.off('code-fold') or not ('code-fold' in cell.directives or notebook.path.parts[0] in FOLDED): return block
         summary = cell.directives.get('code-summary', 'Code').strip('"')
         return f'??? quote "{summary}"\n\n' + _indent(block)
 
