@@ -383,6 +383,6 @@ def test_a_test_share_touches_no_test_file(tmp_path):
     assert [p.id for p in task['test']] == ['t'] and len(task['train+validation']) == 30
     plain = Task.from_jsonl(tmp_path/'train.jsonl')
     assert list(plain.splits) == ['train', 'validation']
-    with pytest.raises(CotkitError, match=r'no split .test.*test=0\.1.*--test-share'): plain['test']
+    with pytest.raises(CotkitError, match=r'no split .test.*test=0\.1.*--test-size'): plain['test']
     for bad in ({'test': 1}, {'test': -0.1}, {'validation': 2}):
         with pytest.raises(CotkitError, match='A share from 0'): Task.from_jsonl(tmp_path/'train.jsonl', **bad)

@@ -20,8 +20,11 @@ __all__ = ['COMMANDS', 'STAGES', 'inner_dataclass', 'leaf_fields', 'leaf_values'
            'close_match', 'read_settings', 'read_yaml', 'Job', 'Recipe', 'read_recipe', 'plan', 'content_hash',
            'job_hash', 'run_job', 'run_recipe']
 
-# %% ../../nbs/app/72_recipes.ipynb #354d9e40
-def inner_dataclass(f: dataclasses.Field, hints: Mapping[str, Any]) -> type | None:
+# %% ../../nbs/app/72_recipes.ipynb #d0c101fc
+def inner_dataclass(
+    f: dataclasses.Field,         # a field
+    hints: Mapping[str, Any],     # the types of the fields beside it
+) -> type | None:                 # the dataclass
     "The dataclass that a field holds, if it holds one"
     kind = hints[f.name]
     return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
@@ -74,10 +77,10 @@ class Command:
         "The names of all settings, in the order of the help"
         return tuple(f.name for kind, _ in self.groups.values() for f in leaf_fields(kind))
 
-# %% ../../nbs/app/72_recipes.ipynb #c76da2fa
+# %% ../../nbs/app/72_recipes.ipynb #0b08caa9
 COMMANDS: dict[str, Command] = {}
 
-
+# %% ../../nbs/app/72_recipes.ipynb #8f159edd
 def command(
     name: str,     # as it is called: `cotkit NAME`
     example: str,  # a command line that works, for its help
@@ -92,7 +95,7 @@ def command(
         return run
     return register
 
-# %% ../../nbs/app/72_recipes.ipynb #59afba00
+# %% ../../nbs/app/72_recipes.ipynb #3ce3234a
 def read_value(
     value: Any,  # as YAML has it
     kind: Any,   # the type of its field
@@ -121,18 +124,18 @@ def read_value(
         return str(value)
     raise ValueError(_NAMES.get(kind, 'another kind of value'))
 
-
+# %% ../../nbs/app/72_recipes.ipynb #73638277
 _NAMES = {int: 'a whole number', float: 'a number', str: 'a text', bool: 'true or false',
           Path: 'a path', type(None): 'nothing'}
 
-# %% ../../nbs/app/72_recipes.ipynb #97b403f8
+
 def _read_number(value: int | str, kind: type) -> int | float:
     try:
         return kind(value)
     except ValueError:
         raise ValueError(_NAMES[kind]) from None
 
-
+# %% ../../nbs/app/72_recipes.ipynb #55d6ff8f
 def _read_union(value: Any, kinds: Sequence[Any]) -> Any:
     "The first of several types that fits"
     wanted = []
@@ -143,7 +146,7 @@ def _read_union(value: Any, kinds: Sequence[Any]) -> Any:
             wanted.append(str(e))
     raise ValueError(' or '.join(w for w in wanted if w != 'nothing'))
 
-
+# %% ../../nbs/app/72_recipes.ipynb #86626447
 def _read_many(value: Any, kinds: Sequence[Any], into: type) -> tuple | list:
     "A list; one value alone is a list of one"
     values = value if isinstance(value, list) else [value]
@@ -152,7 +155,7 @@ def _read_many(value: Any, kinds: Sequence[Any], into: type) -> tuple | list:
         return tuple(map(read_value, values, kinds))
     return into(read_value(v, kinds[0]) if kinds else v for v in values)
 
-# %% ../../nbs/app/72_recipes.ipynb #4fbc49f6
+# %% ../../nbs/app/72_recipes.ipynb #3f1def72
 @dataclass(frozen=True)
 class Place:
     "Where in a recipe the keys of a section stand"
@@ -164,7 +167,7 @@ class Place:
         "An error about one key, for a person"
         return CotkitError(problem, remedy, self.file, self.lines.get(key, self.section), key)
 
-
+# %% ../../nbs/app/72_recipes.ipynb #c3e8e8ba
 def close_match(
     name: str,              # as somebody wrote it
     known: Sequence[str],   # the names there are
@@ -173,7 +176,7 @@ def close_match(
     near = difflib.get_close_matches(name, known, 1)
     return f'Did you mean {near[0]}?' if near else f'There are: {", ".join(known)}.'
 
-# %% ../../nbs/app/72_recipes.ipynb #8011c9c8
+# %% ../../nbs/app/72_recipes.ipynb #cb095a57
 def read_settings(
     command: Command,          # whose settings they are
     given: Mapping[str, Any],  # values by name
@@ -187,7 +190,7 @@ def read_settings(
     return {group: _make(kind, default, given, place)
             for group, (kind, default) in command.groups.items()}
 
-# %% ../../nbs/app/72_recipes.ipynb #b644b157
+# %% ../../nbs/app/72_recipes.ipynb #a0a2ee3c
 def _make(kind: type, default: Any, given: Mapping[str, Any], place: Place) -> Any:
     "One dataclass object: given values over defaults"
     hints, values = typing.get_type_hints(kind, include_extras=True), {}
@@ -208,7 +211,7 @@ def _make(kind: type, default: Any, given: Mapping[str, Any], place: Place) -> A
             raise place.error(e.field, e.problem, e.remedy) from None
         raise
 
-
+# %% ../../nbs/app/72_recipes.ipynb #51fff288
 def _value(name: str, given: Any, kind: Any, place: Place) -> Any:
     try:
         return read_value(given, kind)
@@ -222,7 +225,7 @@ def _default(f: dataclasses.Field, default: Any) -> Any:
     if f.default is not dataclasses.MISSING: return f.default
     return MISSING if f.default_factory is dataclasses.MISSING else f.default_factory()
 
-# %% ../../nbs/app/72_recipes.ipynb #fd045a48
+# %% ../../nbs/app/72_recipes.ipynb #fbd4e248
 def _key_lines(node: yaml.Node, file: Path, at: tuple = ()) -> dict[tuple, int]:
     "The line of each key, by its path through sections and lists"
     lines = {}
@@ -238,11 +241,11 @@ def _key_lines(node: yaml.Node, file: Path, at: tuple = ()) -> dict[tuple, int]:
             lines |= _key_lines(value, file, (*at, i)) | {(*at, i): value.start_mark.line + 1}
     return lines
 
-
+# %% ../../nbs/app/72_recipes.ipynb #81e057d0
 def read_yaml(
-    file: str | Path,                              # a YAML file
-) -> tuple[dict[str, Any], dict[tuple, int]]:      # its content, and the line of each key by its path
-    "A YAML mapping and where its keys stand; a `CotkitError` says what is wrong with any other file"
+    file: str | Path,                          # a YAML file
+) -> tuple[dict[str, Any], dict[tuple, int]]:  # content, and the line of each key by its path
+    "A YAML mapping and where its keys stand; a `CotkitError` on any other file"
     file = Path(file)
     try:
         text = file.read_text(encoding='utf-8')
@@ -260,7 +263,7 @@ def read_yaml(
         raise CotkitError('is no mapping', 'Write sections such as "collect:".', file, 1)
     return content, _key_lines(node, file)
 
-# %% ../../nbs/app/72_recipes.ipynb #7bcf94e7
+# %% ../../nbs/app/72_recipes.ipynb #31efd0ad
 STAGES: tuple[str, ...] = ('collect', 'curate', 'distill', 'specialize', 'evaluate', 'report')
 
 
@@ -273,12 +276,14 @@ class Job:
     out: Path                      # the file or folder that it makes
 
     @property
-    def label(self) -> str: return f'{self.stage} {self.out.stem}' if self.stage in _LISTS else self.stage
+    def label(self) -> str:
+        "How it is called"
+        return f'{self.stage} {self.out.stem}' if self.stage in _LISTS else self.stage
 
 
 _LISTS = ('distill', 'specialize', 'evaluate')
 
-# %% ../../nbs/app/72_recipes.ipynb #9c28e497
+# %% ../../nbs/app/72_recipes.ipynb #50d9aa35
 @dataclass(frozen=True)
 class Recipe:
     "A recipe as it was read"
@@ -299,7 +304,8 @@ class Recipe:
             at = (stage,) if i is None else (stage, i)
             if not isinstance(entry, (dict, types.NoneType)):
                 line = self.lines.get(at)
-                raise CotkitError('is no mapping', 'Write "name: value" lines.', self.file, line, stage)
+                remedy = 'Write "name: value" lines.'
+                raise CotkitError('is no mapping', remedy, self.file, line, stage)
             shared = {} if stage not in COMMANDS else self.shared(COMMANDS[stage])
             lines = {k: self.lines[(*at, k)] for k in entry or ()}
             inherited = {k: self.lines['data', k] for k in shared}
@@ -311,7 +317,7 @@ class Recipe:
         known = command.settings
         return {k: v for k, v in (self.content.get('data') or {}).items() if k in known}
 
-# %% ../../nbs/app/72_recipes.ipynb #e1bb9989
+# %% ../../nbs/app/72_recipes.ipynb #8b1cc0ef
 def read_recipe(
     file: str | Path,  # a YAML file
 ) -> Recipe:           # whose sections are known
@@ -320,10 +326,12 @@ def read_recipe(
     known = ('folder', 'import', 'data', *STAGES)
     for key in content:
         if key not in known:
-            raise CotkitError('no such section', close_match(str(key), known), file, lines[key,], key)
+            remedy = close_match(str(key), known)
+            raise CotkitError('no such section', remedy, file, lines[key,], key)
     data = content.get('data') or {}
     if not isinstance(data, dict):
-        raise CotkitError('is no mapping', 'Write "task: …" below it.', file, lines['data',], 'data')
+        remedy = 'Write "task: …" below it.'
+        raise CotkitError('is no mapping', remedy, file, lines['data',], 'data')
     used = [COMMANDS[stage] for stage in STAGES if stage in content]
     if not used:
         raise CotkitError('has no stage', f'There are: {", ".join(STAGES)}.', file)
@@ -335,7 +343,7 @@ def read_recipe(
             raise CotkitError('is no setting of data', remedy, file, lines['data', key], key)
     return Recipe(Path(file), content, lines)
 
-# %% ../../nbs/app/72_recipes.ipynb #2d27e4a6
+# %% ../../nbs/app/72_recipes.ipynb #5669c30c
 def plan(
     recipe: Recipe,  # what `read_recipe` gave
 ) -> list[Job]:      # in the order in which they run
@@ -345,14 +353,14 @@ def plan(
         for given, place in recipe.entries(stage):
             jobs += _jobs(stage, given, place, folder, jobs, rationales)
         if stage in ('collect', 'curate'): rationales = jobs[-1].out
-    outputs = [job.out for job in jobs]
-    for job in jobs:
+    for i, job in enumerate(jobs):
         read_settings(COMMANDS[job.stage], job.given, job.place)
-        if outputs.count(job.out) > 1:
-            raise job.place.error('name', f'two jobs make {job.out}', 'Give each a name of its own.')
+        if any(job.out == earlier.out for earlier in jobs[:i]):
+            remedy = 'Give each a name of its own.'
+            raise job.place.error('name', f'two jobs make {job.out}', remedy)
     return jobs
 
-# %% ../../nbs/app/72_recipes.ipynb #c11ee8e9
+# %% ../../nbs/app/72_recipes.ipynb #6e7a45ef
 def _jobs(stage: str, given: dict[str, Any], place: Place, folder: Path, before: list[Job],
           rationales: Path | None) -> Iterator[Job]:
     "The jobs of one entry: one, or for an evaluation one for each student"
@@ -380,10 +388,10 @@ def _jobs(stage: str, given: dict[str, Any], place: Place, folder: Path, before:
     given = {k: str(v) if isinstance(v, Path) else v for k, v in wired.items()} | given
     yield Job(stage, given, place, Path(given['out']))
 
-# %% ../../nbs/app/72_recipes.ipynb #2ef13876
+# %% ../../nbs/app/72_recipes.ipynb #e8b1856a
 _WHERE = ('out', 'store', 'resume')  # settings on which no result depends
 
-
+# %% ../../nbs/app/72_recipes.ipynb #df4376bb
 def content_hash(
     path: str | Path,  # a file or folder; of a training run the student counts, not its card
 ) -> str:              # 16 hexadecimal digits
@@ -398,7 +406,7 @@ def content_hash(
             while block := f.read(1 << 20): digest.update(block)
     return digest.hexdigest()[:16]
 
-
+# %% ../../nbs/app/72_recipes.ipynb #524e2f1d
 def _inputs(values: Any) -> Iterator[str]:
     "The files and folders that exist and that settings name"
     if isinstance(values, Mapping):
@@ -408,7 +416,7 @@ def _inputs(values: Any) -> Iterator[str]:
     elif isinstance(values, (str, Path)) and str(values) and len(str(values)) < 1000:
         if Path(values).exists(): yield str(values)
 
-# %% ../../nbs/app/72_recipes.ipynb #52c0462c
+# %% ../../nbs/app/72_recipes.ipynb #6b6b5aff
 def job_hash(
     job: Job,                             # whose inputs are there by now
     extra: Sequence[str | Path] = (),     # further files it depends on
@@ -424,7 +432,7 @@ def job_hash(
 
 def _stamp_file(job: Job) -> Path: return job.out.with_name(f'{job.out.name}.stamp')
 
-
+# %% ../../nbs/app/72_recipes.ipynb #a1b4177d
 def _read_stamp(job: Job) -> dict[str, Any]:
     "What is known about an output; empty if nothing is"
     try:
@@ -438,7 +446,7 @@ def _write_stamp(job: Job, **stamp: Any) -> None:
     with atomic_write(_stamp_file(job)) as temporary:
         temporary.write_text(json.dumps(stamp, ensure_ascii=False) + '\n', encoding='utf-8')
 
-# %% ../../nbs/app/72_recipes.ipynb #cbf32537
+# %% ../../nbs/app/72_recipes.ipynb #5fc76751
 def run_job(
     job: Job,                             # whose inputs are there
     extra: Sequence[str | Path] = (),     # further files it depends on
@@ -458,12 +466,12 @@ def run_job(
     _write_stamp(job, hash=wanted, done=whole, summary=summary)
     return {**summary, 'skipped': False}
 
-# %% ../../nbs/app/72_recipes.ipynb #6f467e64
+# %% ../../nbs/app/72_recipes.ipynb #62cdf2c6
 def run_recipe(
     file: str | Path,                    # a YAML file
     extra: Sequence[str | Path] = (),    # files that everything depends on, such as imported ones
 ) -> dict[str, dict[str, Any]]:          # the summary of each job, by its label
-    "Run the jobs of a recipe that are not up to date; what is wrong with it is said before the first"
+    "Run the jobs of a recipe that are not up to date, after checking all of it"
     results = {}
     for job in plan(read_recipe(file)):
         print(f'{job.label}: → {job.out}', file=sys.stderr)

@@ -67,7 +67,7 @@ def _split(task: Task, name: str) -> list[Problem]:
     "The problems of one split; a `CotkitError` names those that have some"
     if task.splits.get(name): return task.splits[name]
     known = ', '.join(f'{split} ({len(problems):,})' for split, problems in task.splits.items() if problems)
-    divide = ' A file of your own is divided with test=0.1 (--test-share 0.1).' if name == 'test' and name not in task.splits else ''
+    divide = ' A file of your own is divided with test=0.1 (--test-size 0.1).' if name == 'test' and name not in task.splits else ''
     problem = 'is empty' if name in task.splits else f'{task.name} has no split {name!r}'
     raise CotkitError(problem, f'Splits with problems: {known or "none"}.{divide}', field=name if name in task.splits else None)
 
