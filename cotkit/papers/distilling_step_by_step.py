@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from ..teachers.collect import collect
+from ..teachers.collect import RequestLimits, collect
 from ..data.core import CotkitError, Problem, Rationale
 from ..teachers.curate import Curated, curate
 from ..evaluation.evaluate import Evaluation, evaluate
@@ -68,7 +68,7 @@ def teach(
     "What the teacher says"
     teacher = OracleTeacher(problems, config['teacher_accuracy'], config['seed'])
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder)/'ledger.sqlite') as store:
-        collected = collect(problems, ZeroShotCoT(), teacher, store, progress=False)
+        collected = collect(problems, ZeroShotCoT(), teacher, store, limits=RequestLimits(progress=False))
     return curate(collected.rationales, problems, ZeroShotCoT(), keep='all')
 
 # %% ../../nbs/papers/distilling_step_by_step.ipynb #7adbe062
@@ -106,13 +106,14 @@ def run(
 ) -> RunRecord:                 # accuracy on validation and test, a digit for each problem
     "Teach one student and examine it"
     from cotkit.training.distill import distill, read_history
-    from cotkit.models.students import make_student, parameter_count
+    from cotkit.models.students import StudentConfig, make_student, parameter_count
     stages, seed = Stages(), config['seed']
     with stages('prepare'):
         task = study_task(config)
         curated = teach(task['train'], config)
         rationales = labelled(curated.kept, task['train'], config['labelled'])
-        student = make_student(config['size'], method_format(config), tokenizer_texts(config), config['arch'], seed=seed)
+        start = StudentConfig(config['size'], config['arch'], init_seed=seed)
+        student = make_student(start, method_format(config), tokenizer_texts(config))
     rows = config['batch'] * (2 if config['method'] == 'step-by-step' else 1)
     with stages('train'), tempfile.TemporaryDirectory() as folder:
         distill(student, task['train'], rationales, output_dir=folder, seed=seed, max_steps=config['max_steps'], batch_size=rows,

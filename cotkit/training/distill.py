@@ -26,7 +26,8 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from ..data.core import CotkitError, Example, Problem, Rationale, atomic_write, read_jsonl, write_jsonl
 from .encode import IGNORE_INDEX, Collator, LengthGroupedSampler, segment_mask, encode, task_names
 from ..data.formats import AnswerOnly, Format, StepByStep, ZeroShotCoT, check_disjoint, examples_from
-from ..models.students import Arch, Student, _no_bars
+from ..models.students import Student, no_load_bars
+from ..models.tokenizers import Arch
 
 # %% ../../nbs/training/34_distill.ipynb #7b204073
 def _accepts_argument(model: torch.nn.Module, name: str) -> bool:
@@ -475,7 +476,7 @@ def _run(trainer: DistillTrainer, folder: Path, checkpoint: Path | None) -> Stud
         return student
     history.unlink(missing_ok=True)
     trainer.add_callback(_Mark(about))
-    with _no_bars(), _no_tied_warning(): trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with no_load_bars(), _no_tied_warning(): trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     student.model.eval()
     if trainer.is_world_process_zero():
         student.save(folder/'student')

@@ -19,7 +19,7 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
 from ..data.core import CotkitError, Example
-from ..models.students import ARCHITECTURES, Arch, tokenize_inputs, tokenize_targets
+from ..models.tokenizers import ARCHITECTURES, Arch, tokenize_inputs, tokenize_targets
 
 # %% ../../nbs/training/30_encode.ipynb #8d12b5d8
 IGNORE_INDEX = -100  # the label of a position that is not marked

@@ -13,9 +13,10 @@ import torch
 
 from ..data.core import CotkitError, Example
 from .encode import encode
-from ..models.generate import generate
+from ..models.generate import DecodingParams, generate
 from .soft_targets import Rest, SoftCollator
-from ..models.students import Arch, Student, tokenize_inputs, tokenize_targets
+from ..models.students import Student
+from ..models.tokenizers import Arch, tokenize_inputs, tokenize_targets
 from .specialize import Live, MatchTrainer, teacher_targets
 
 if TYPE_CHECKING: from transformers import PreTrainedTokenizerFast
@@ -44,7 +45,8 @@ class OnPolicy:
 def _written(student: Student, examples: Sequence[Example], on_policy: OnPolicy, seed: int) -> list[Example]:
     "The examples, with what the student writes now in place of each rationale"
     prompts = [e.input for e in examples if e.objective == 'rationale']
-    texts = iter(generate(student, prompts, on_policy.max_new_tokens, temperature=on_policy.temperature, seed=seed))
+    decoding = DecodingParams(on_policy.max_new_tokens, temperature=on_policy.temperature, sampling_seed=seed)
+    texts = iter(generate(student, prompts, decoding))
     return [replace(e, target=next(texts)) if e.objective == 'rationale' else e for e in examples]
 
 # %% ../../nbs/training/37_on_policy.ipynb #f22c11a6

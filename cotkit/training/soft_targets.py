@@ -16,7 +16,7 @@ from .align import Alignment, Spans, _from_byte_level, _from_metaspace, _splits,
 from ..data.core import CotkitError, Example, Rationale, TokenLogprob
 from .encode import IGNORE_INDEX, Collator
 from ..data.formats import split_reasoning
-from ..models.students import Arch, tokenize_inputs
+from ..models.tokenizers import Arch, tokenize_inputs
 
 if TYPE_CHECKING: from transformers import PreTrainedTokenizerFast
 

@@ -24,7 +24,8 @@ from .distill import DistillTrainer, _check_context, _run, last_checkpoint, read
 from .encode import IGNORE_INDEX
 from ..data.formats import Format, check_demonstrations, check_disjoint, examples_from
 from .soft_targets import DIVERGENCES, Divergence, Rest, SoftCollator, SoftTargets, TeacherTokens, topk_divergence, full_divergence, score, soft_targets
-from ..models.students import Arch, Student
+from ..models.students import Student
+from ..models.tokenizers import Arch
 
 if TYPE_CHECKING: from transformers import PreTrainedTokenizerFast
 
