@@ -406,7 +406,7 @@ def test_batch_job(cotkit, here):
         write_jsonl('errors.jsonl', failed)
         code, out, _ = cotkit(f'{line} --batch-results output.jsonl errors.jsonl')
         said = last(out)
-        assert code == 0 and (said['kept'], said['batch_failed'], said['foreign'], said['pending'], said['rationales'], said['sent']) == (71, 1, 0, 1, 71, 0)
+        assert code == 0 and (said['kept'], said['batch_failed'], said['unmatched'], said['pending'], said['rationales'], said['sent']) == (71, 1, 0, 1, 71, 0)
         assert last(cotkit(f'{line} --batch-file again.jsonl')[1])['requests'] == 1 and [r['custom_id'] for r in read_jsonl('again.jsonl')] == [asked[0]['custom_id']]
         assert server.received == []
         write_jsonl('output.jsonl', answers[:1])
