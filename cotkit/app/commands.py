@@ -311,7 +311,7 @@ class CurateConfig:
         at_least(1, per_problem=self.per_problem)
         check_outputs(('out', self.out))
 
-# %% ../../nbs/app/73_commands.ipynb #53615ba2
+# %% ../../nbs/app/73_commands.ipynb #9188061c
 @command('curate', 'cotkit curate --task gsm8k --rationales rationales.jsonl --out curated.jsonl')
 def run_curate(
     data: DataConfig,                        # the problems
@@ -319,7 +319,7 @@ def run_curate(
     asking: FormatConfig = FormatConfig(),   # how answers are read
 ) -> dict[str, Any]:                         # how many were right, kept, dropped and why
     "Verify rationales and keep the good ones, none about test questions"
-    from cotkit.teachers.curate import curate
+    from cotkit.teachers.curate import OverQuota, curate
     if (config.rationales is None) == (config.replay is None):
         remedy = 'Give either --rationales or --replay.'
         raise CotkitError('there is one source', remedy, field='rationales')
@@ -329,8 +329,9 @@ def run_curate(
     rationales = read_rationales(config.rationales)
     if config.replay: rationales = _recorded(task, data, config.replay, problems)
     held_out = () if 'test' in data.split else task.splits.get('test', ())
+    filters = [OverQuota(config.per_problem)] if config.per_problem else []
     curated = curate(rationales, problems, asking_format(asking, task), keep=config.keep,
-                     per_problem=config.per_problem, held_out=held_out)
+                     filters=filters, held_out=held_out)
     if config.out: write_jsonl(config.out, curated.kept)
     return {**curated.to_dict(), **({'out': str(config.out)} if config.out else {})}
 
