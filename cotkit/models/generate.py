@@ -109,7 +109,8 @@ def has_cache(
 
 def _causal_logits(model, ids: torch.Tensor, mask: torch.Tensor, **cached):
     "The model's output for tokens at the right end of `mask`; logits of the last one are enough"
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1]:]
+    if ids.shape[1] == 1: positions = mask.sum(1, keepdim=True) - 1
+    else: positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1]:]
     return model(input_ids=ids, attention_mask=mask, **cached,
                  **_accepted(model, position_ids=positions, logits_to_keep=1))
 
