@@ -48,7 +48,7 @@ def runs(records, method, seeds=SEEDS, **changed):
 
 def taken(records, method, split='test', seeds=SEEDS, **changed):
     found = [next(e for e in r.results['evaluations'] if e['split'] == split) for r in runs(records, method, seeds, **changed)]
-    return [Evaluation(method, split, [Prediction(str(i), '', correct=digit == '1') for i, digit in enumerate(e['items'])], e['seed']) for e in found]
+    return [Evaluation(method, split, [Prediction(str(i), '', scores={'exact_match': float(digit)}) for i, digit in enumerate(e['items'])], e['seed']) for e in found]
 
 
 def percent(s): return ('{:+.1f} [{:+.1f}, {:+.1f}]' if s.difference else '{:.1f} [{:.1f}, {:.1f}]').format(100 * s.value, 100 * s.low, 100 * s.high)
@@ -182,7 +182,7 @@ def teacher_takes(seeds=SEEDS):
     "The oracle on the test problems, by its own rule and not by its text"
     from cotkit.teachers.protocol import OracleTeacher
     problems = study.study_task({**study.SETTING, 'problems': 1, 'seed': 0})['test']
-    return [Evaluation('teacher', 'test', [Prediction(str(i), '', correct=OracleTeacher(problems, 0.8, seed).is_right(p.id)) for i, p in enumerate(problems)], seed) for seed in seeds]
+    return [Evaluation('teacher', 'test', [Prediction(str(i), '', scores={'exact_match': float(OracleTeacher(problems, 0.8, seed).is_right(p.id))}) for i, p in enumerate(problems)], seed) for seed in seeds]
 
 
 @pytest.fixture(scope='module')

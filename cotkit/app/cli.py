@@ -472,6 +472,9 @@ def _add_evaluate(parser: Parser) -> None:
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     "Run `cotkit evaluate`"
     from cotkit.evaluation.evaluate import compare, evaluate
+    from cotkit.evaluation.strategies import SingleTurn
+    from cotkit.models.generate import DecodingParams
+    from cotkit.teachers.collect import RequestLimits
     from cotkit.models.students import Student
     task = _task(args)
     problems = _problems(args, task)
@@ -479,8 +482,8 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     student = Student.load(_student_folder(args.student))
     _warn_of_other_problems(args, task)
     other = _read_evaluation(args.against) if args.against else None
-    evaluation = evaluate(student, problems, args.name or args.student.resolve().name, args.split, args.max_new_tokens, args.batch_size, seed=args.seed,
-                          progress=True)
+    asked = SingleTurn(student, decoding=DecodingParams(args.max_new_tokens, args.batch_size), limits=RequestLimits(progress=True))
+    evaluation = evaluate(asked, problems, args.name or args.student.resolve().name, args.split, train_seed=args.seed)
     if args.out:
         with atomic_write(args.out) as temporary: temporary.write_text(json.dumps(evaluation.to_dict(), ensure_ascii=False), encoding='utf-8')
     compared = {'against': compare(evaluation, other).to_dict()} if other else {}
@@ -642,7 +645,7 @@ def _show(summary: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(summary, ensure_ascii=False))
         return
     if {'accuracy', 'low', 'high', 'n'} <= summary.keys():
-        summary = {name: summary if name == 'accuracy' else value for name, value in summary.items() if name not in ('low', 'high', 'n', 'items')}
+        summary = {name: summary if name == 'accuracy' else value for name, value in summary.items() if name not in ('low', 'high', 'n', 'ids', 'scores', 'strategy') and not name.endswith('_bits')}
     for name, value in summary.items(): print(f'{name:>16}  {_in_words(value)}')
 
 

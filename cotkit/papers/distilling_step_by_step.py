@@ -14,6 +14,8 @@ from ..teachers.collect import RequestLimits, collect
 from ..data.core import CotkitError, Problem, Rationale
 from ..teachers.curate import Curated, curate
 from ..evaluation.evaluate import Evaluation, evaluate
+from ..evaluation.strategies import SingleTurn
+from ..models.generate import DecodingParams
 from ..data.formats import Format, StepByStep, ZeroShotCoT, gold_rationale
 from ..app.study import grid, sweep
 from ..data.records import RunRecord, Stages
@@ -132,7 +134,8 @@ def examine(
     config: Mapping[str, Any],         # of the run
 ) -> Evaluation:                       # every answer, greedily decoded
     "Ask a student every problem of a split"
-    return evaluate(student, task[split], config['method'], split, max_new_tokens=96, seed=config['seed'])
+    asked = SingleTurn(student, decoding=DecodingParams(max_new_tokens=96))
+    return evaluate(asked, task[split], config['method'], split, train_seed=config['seed'])
 
 
 def _words(evaluation: Evaluation) -> float:

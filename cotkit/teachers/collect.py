@@ -45,6 +45,7 @@ class Collected:
     sent: int = 0                      # requests answered now
     reused: int = 0                    # requests found in the store
     failed: list[tuple[str, int, str]] = field(default_factory=list)  # (problem id, sample, reason)
+    unanswered: list[tuple[str, int, str]] = field(default_factory=list)  # of these, refused or empty replies
     tokens: int = 0                    # prompt and completion tokens of what came now
     retried: int = 0                   # further tries, after errors that may pass
     pending: int = 0                   # requests not yet made, because collection stopped early
@@ -195,6 +196,7 @@ class CollectState:
         self.limits, self.clock, self.last_answer = limits, clock, clock()
         self.received: dict[str, Completion] = {}
         self.failed: dict[str, str] = {}
+        self.unanswered: set[str] = set()    # keys of those whose reply held no answer
         self.tokens, self.failures_in_a_row = 0, 0
         self.stopped, self.error = '', None  # why nothing is sent any more, and what will be raised
 
@@ -223,6 +225,7 @@ class CollectState:
 
     def _give_up(self, pending: PendingRequest, error: TeacherError) -> None:
         self.failed[pending.key] = str(error)
+        if isinstance(error, NoAnswerError): self.unanswered.add(pending.key)
         self.failures_in_a_row += error.retryable or error.status is not None
         if self.failures_in_a_row >= max(20, self.limits.max_concurrency):
             self.stopped = f'{self.failures_in_a_row} problems in a row failed, the last one with: {error}'
@@ -356,11 +359,14 @@ def _collected(asked: Sequence[Asked], known: Mapping[str, Completion], collecto
     state, received = collector.state, collector.state.received
     answers, failed = {**known, **received}, state.failed
     nothing = failed and not answers
+    lost = [(each.key, each.problem.id, each.request.sample, failed[each.key])
+            for each in asked if each.key in failed]
     useless = f'all {len(failed)} requests failed, the first with: {next(iter(failed.values()))}' if nothing else ''
     return Collected(
         rationales=[each.rationale(answers[each.key]) for each in asked if each.key in answers],
         sent=len(received), reused=len(known),
-        failed=[(each.problem.id, each.request.sample, failed[each.key]) for each in asked if each.key in failed],
+        failed=[tuple(about) for _, *about in lost],
+        unanswered=[tuple(about) for key, *about in lost if key in state.unanswered],
         tokens=state.tokens, retried=collector.budget.requests - len(received) - len(failed),
         pending=collector.unfinished, stopped=useless or state.stopped)
 
