@@ -115,7 +115,7 @@ def summarise_predictions(
             'strategy': dict(e.strategy), 'ids': [p.problem_id for p in e.predictions], **bits,
             'scores': {metric: e.scores(metric) for metric in sorted(others)}}
 
-
+# %% ../../nbs/evaluation/53_evaluate.ipynb #b85387f0
 def _summary_predictions(row: Mapping[str, Any]) -> list[Prediction]:
     "Predictions without texts"
     columns = zip(row['ids'], *(map(int, row[name]) for name in _BITS))
@@ -133,7 +133,7 @@ def _evaluation(row: Mapping[str, Any], predictions: list[Prediction]) -> Evalua
     seed = row.get('train_seed', row.get('seed', 0))
     return Evaluation(row['name'], row['split'], predictions, seed, row.get('strategy', {}))
 
-
+# %% ../../nbs/evaluation/53_evaluate.ipynb #7856d84d
 def _old_predictions(row: Mapping[str, Any]) -> list[Prediction]:
     "Predictions of a summary of version 0.1, with ids by position"
     strict, unparsed = row.get('strict', {}).get('correct', 0), row.get('unreadable', 0)
@@ -179,7 +179,7 @@ def add_scores(
         return replace(p, scores={**p.scores, **found})
     return replace(evaluation, predictions=[scored(p) for p in evaluation.predictions])
 
-
+# %% ../../nbs/evaluation/53_evaluate.ipynb #a289fc3d
 def _metric_name(metric: str | Metric) -> str:
     "The name under which a metric is registered"
     if isinstance(metric, str): return metric
@@ -247,7 +247,7 @@ def score_table(
         rows.append([scores[id] for id in ids])
     return np.array(rows, dtype=float)
 
-
+# %% ../../nbs/evaluation/53_evaluate.ipynb #da865892
 def _check_paired(ids: Sequence[str], scores: Mapping[str, float], names: Sequence[str], n: int):
     "A `CotkitError` unless two evaluations took the same problems, each once"
     if len(set(ids)) < len(ids) or len(scores) < n:
@@ -283,7 +283,7 @@ def summarise(
     first = evaluations[0]
     return statistics.mean_estimate(table, first.name, first.split, _is_share(metric, table))
 
-
+# %% ../../nbs/evaluation/53_evaluate.ipynb #722feaf2
 def _is_share(metric: str, table: np.ndarray) -> bool:
     "Whether scores are 0 and 1; guessed for a metric that is not registered here"
     return metric in SHARES or metric not in METRICS and bool(np.isin(table, (0, 1)).all())
@@ -356,7 +356,7 @@ def _mean_accuracy(by_split: Mapping[str, Any], splits: Sequence[str], step: int
                           f'It has: {", ".join(by_split)}.', field='checkpoints')
     return sum(map(_exact_accuracy, (by_split[split] for split in splits))) / len(splits)
 
-
+# %% ../../nbs/evaluation/53_evaluate.ipynb #1265a4a4
 def _exact_accuracy(result: Evaluation | Mapping[str, Any]) -> Fraction:
     "Of an evaluation or a summary"
     counts = result.accuracy.to_dict() if isinstance(result, Evaluation) else result
