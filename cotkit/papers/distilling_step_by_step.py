@@ -17,7 +17,7 @@ from ..evaluation.evaluate import Evaluation, evaluate
 from ..evaluation.strategies import SingleTurn
 from ..models.generate import DecodingParams
 from ..data.formats import Format, StepByStep, ZeroShotCoT, gold_rationale
-from ..app.study import grid, sweep
+from ..app.sweeps import grid, sweep
 from ..data.records import RunRecord, Stages
 from ..teachers.store import Store
 from ..data.word_problems import word_problems
