@@ -79,13 +79,19 @@ def register_metric(
 
 # %% ../../nbs/evaluation/51_metrics.ipynb #cef8baba
 @register_metric('exact_match', share=True)
-def exact_match(prediction: Prediction, problem: Problem) -> float:
+def exact_match(
+    prediction: Prediction,  # what was read
+    problem: Problem,        # with the gold answer
+) -> float:
     "1 if the answer agrees with the gold answer; an output without an answer is wrong"
     return float(is_correct(problem, prediction.answer))
 
-
+# %% ../../nbs/evaluation/51_metrics.ipynb #13c07e34
 @register_metric('strict_match', share=True)
-def strict_match(prediction: Prediction, problem: Problem) -> float:
+def strict_match(
+    prediction: Prediction,  # what was read
+    problem: Problem,        # with the gold answer
+) -> float:
     "1 if the answer agrees and stood behind the format's marker"
     return float(prediction.marked and is_correct(problem, prediction.answer))
 
@@ -107,14 +113,20 @@ def edit_distance(
 
 
 @register_metric('token_edit_distance')
-def token_edit_distance(prediction: Prediction, problem: Problem) -> float:
+def token_edit_distance(
+    prediction: Prediction,  # what was read
+    problem: Problem,        # with the gold answer
+) -> float:
     "Edit distance of the answer to the gold answer, in digits and words"
     gold = normalise(problem.answer, problem.kind, problem.choices) or problem.answer
     return float(edit_distance(_TOKEN.findall(prediction.answer or ''), _TOKEN.findall(gold)))
 
 # %% ../../nbs/evaluation/51_metrics.ipynb #19589381
 @register_metric('numeric_error')
-def numeric_error(prediction: Prediction, problem: Problem) -> float:
+def numeric_error(
+    prediction: Prediction,  # what was read
+    problem: Problem,        # with the gold answer
+) -> float:
     "|answer − gold| / |gold|, at most 1; a `CotkitError` if the gold answer is no number"
     try: gold = _number(problem.answer)
     except ValueError:
@@ -124,7 +136,7 @@ def numeric_error(prediction: Prediction, problem: Problem) -> float:
     except ValueError: return 1.0
     return float(min(1, abs(answer - gold) / (abs(gold) or 1)))
 
-
+# %% ../../nbs/evaluation/51_metrics.ipynb #f64529bf
 def _number(text: str) -> Fraction:
     "The number that an answer is; a `ValueError` if it is none"
     value = normalise(text, 'number')
@@ -138,15 +150,21 @@ def _gold_choice(prediction: Prediction, problem: Problem) -> str:
         raise CotkitError(f'{problem.id!r} has no choice_logprobs', 'Evaluate with Likelihood.')
     return next(c for c in prediction.choice_logprobs if is_correct(problem, c))
 
-
+# %% ../../nbs/evaluation/51_metrics.ipynb #5a1afead
 @register_metric('log_likelihood')
-def log_likelihood(prediction: Prediction, problem: Problem) -> float:
+def log_likelihood(
+    prediction: Prediction,  # what was read
+    problem: Problem,        # with the gold answer
+) -> float:
     "Log-probability of the gold choice"
     return prediction.choice_logprobs[_gold_choice(prediction, problem)]
 
-
+# %% ../../nbs/evaluation/51_metrics.ipynb #1237838e
 @register_metric('brier')
-def brier(prediction: Prediction, problem: Problem) -> float:
+def brier(
+    prediction: Prediction,  # what was read
+    problem: Problem,        # with the gold answer
+) -> float:
     "Brier score over the choices: 0 at best, 2 at worst"
     gold, logprobs = _gold_choice(prediction, problem), prediction.choice_logprobs
     highest = max(logprobs.values())
