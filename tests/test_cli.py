@@ -134,7 +134,8 @@ def test_distributions_from_the_ledger_to_a_student(cotkit, school):
     "collect with log-probabilities, curate, specialize and evaluate; and the same again with --resume"
     task = f'--task {school}/easy'
     code, out, _ = cotkit(f'collect {task} --local {school}/teacher --top-logprobs 3 --max-tokens 48 --json')
-    assert code == 0 and last(out)['rationales'] == 36
+    asked = last(out)
+    assert code == 0 and asked['rationales'] + asked['failed'] == 36 and asked['rationales'] > 30, 'an empty answer is none'
     code, out, _ = cotkit(f'curate {task} --rationales rationales.jsonl --keep parsed --out kept.jsonl --json')
     kept = last(out)['kept']
     assert code == 0 and kept > 10 and all(r['logprobs'] for r in read_jsonl('kept.jsonl'))
@@ -447,7 +448,7 @@ def test_curate_keeps_test_questions_out(cotkit):
     write_jsonl('data/test.jsonl', [{**RAW[40], 'question': RAW[0]['question'].upper(), 'answer': RAW[0]['answer']}, *RAW[41:]])
     cotkit('collect --task data --oracle 1.0 --split train+validation')
     code, out, _ = cotkit('curate --task data --split train+validation --rationales rationales.jsonl --json')
-    assert code == 0 and last(out)['dropped'] == {'in test split': 1}
+    assert code == 0 and last(out)['dropped'] == {'contaminated': 1}
     code, out, _ = cotkit('distill --task data --recipe label-only --student nano --steps 1 --out run --json')
     assert code == 0 and last(out)['in_test_split'] == 1 and last(out)['examples'] == 35
 
@@ -461,7 +462,7 @@ def test_curate_keeps_test_questions_out_of_one_file(cotkit):
     write_jsonl('mine.jsonl', [*RAW, *({**row, 'id': f"{row['id']}-again"} for row in RAW if row['id'] in tested)])
     assert cotkit(f'collect {task} --oracle 1.0')[0] == 0
     code, out, _ = cotkit(f'curate {task} --rationales rationales.jsonl --out kept.jsonl --json')
-    dropped = last(out)['dropped']['in test split']
+    dropped = last(out)['dropped']['contaminated']
     assert code == 0 and dropped > 5
     cotkit(f'collect {task} --split test --oracle 1.0 --out test.jsonl')
     texts = [{' '.join(r['text'].split()) for r in read_jsonl(name)} for name in ('kept.jsonl', 'test.jsonl')]

@@ -235,7 +235,7 @@ def _add_curate(parser: Parser) -> None:
 
 def _curate(args: argparse.Namespace) -> dict[str, Any]:
     "Run `cotkit curate`"
-    from cotkit.teachers.curate import curate
+    from cotkit.teachers.curate import OverQuota, curate
     task = _task(args)
     problems = _problems(args, task)
     if args.keep == 'correct': _need_gold(problems, '--keep', 'Keep what can be read: --keep parsed.')
@@ -245,7 +245,8 @@ def _curate(args: argparse.Namespace) -> dict[str, Any]:
         rationales = [Rationale(i, text, teacher=args.replay) for i, text in recorded.items() if i in known]
     else: rationales = _read_rationales(args.rationales)
     unseen = () if 'test' in args.split else task.splits.get('test', ())
-    curated = curate(rationales, problems, _format(args, task), keep=args.keep, per_problem=args.per_problem, held_out=unseen)
+    curated = curate(rationales, problems, _format(args, task), keep=args.keep,
+                     filters=[OverQuota(args.per_problem)] if args.per_problem is not None else [], held_out=unseen)
     if args.out: write_jsonl(args.out, curated.kept)
     return {**curated.to_dict(), **({'out': str(args.out)} if args.out else {})}
 
