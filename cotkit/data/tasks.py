@@ -466,6 +466,11 @@ class DataConfig:
     test_size: float = 0.0      # share of your own file that becomes its test split
     data_seed: int = 0          # decides what is split off, and what synthetic tasks make
 
+    def __post_init__(self):
+        for name, least in (('limit', 1), ('data_seed', 0)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise CotkitError(f'is {value}', f'At least {least}.', field=name)
+
     @property
     def is_own(self) -> bool:
         "Whether the task is a file or folder rather than a registered name"
@@ -485,7 +490,7 @@ def load_data(
     else:
         for option in ('unlabelled', 'test_size', 'kind'):
             if getattr(config, option):
-                flag = f'--{option.replace("_", "-")}'
-                raise CotkitError('is for a file of your own', 'Leave it out.', field=flag)
+                remedy = 'Leave it out; --keep parsed and --labels teacher use no gold answers.'
+                raise CotkitError('is for a file of your own', remedy, field=option)
         task = load_task(config.task, config.path, config.data_seed)
     return task, task[config.split][:config.limit]
