@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
 from ..data.core import CotkitError
+from .config import DecodingParams
 from .students import Student
 from cotkit.models.tokenizers import (
     context_length, decoder_start, end_token_ids, pad_rows, pad_token_id, remaining_context,
@@ -23,24 +24,9 @@ from cotkit.models.tokenizers import (
 if TYPE_CHECKING: from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 # %% auto #0
-__all__ = ['PREFILL_TOKENS', 'DecodingParams', 'Generation', 'DecodeRequest', 'BatchState', 'has_cache', 'prefill_causal',
-           'prefill_seq2seq', 'decode_step', 'evict', 'admit', 'can_refill', 'uniform_numbers', 'choose_tokens',
-           'Decoder', 'decode_text', 'decode', 'generations', 'generate']
-
-# %% ../../nbs/models/13_generate.ipynb #b822683a
-@dataclass(frozen=True)
-class DecodingParams:
-    "How a student writes"
-    max_new_tokens: int = 256  # the longest output, in the student's tokens
-    batch_size: int = 128      # outputs that are written at once
-    temperature: float = 0.0   # 0 takes the likeliest token each time
-    sampling_seed: int = 0     # decides what is sampled where the temperature is above 0
-
-    def __post_init__(self):
-        least = dict(max_new_tokens=1, batch_size=1, temperature=0)
-        for name, low in least.items():
-            if (value := getattr(self, name)) < low:
-                raise CotkitError(f'is {value}', f'At least {low}.', field=name)
+__all__ = ['PREFILL_TOKENS', 'Generation', 'DecodeRequest', 'BatchState', 'has_cache', 'prefill_causal', 'prefill_seq2seq',
+           'decode_step', 'evict', 'admit', 'can_refill', 'uniform_numbers', 'choose_tokens', 'Decoder', 'decode_text',
+           'decode', 'generations', 'generate']
 
 # %% ../../nbs/models/13_generate.ipynb #8bfac543
 @dataclass(frozen=True)
@@ -93,7 +79,7 @@ class BatchState:
 def _forward_arguments(kind: type) -> frozenset[str]:
     return frozenset(inspect.signature(kind.forward).parameters)
 
-
+# %% ../../nbs/models/13_generate.ipynb #c7c55924
 def _accepted(model, **values) -> dict[str, Any]:
     "Those arguments that the model takes; an adapter takes what the model below it takes"
     if hasattr(model, 'get_base_model'): model = model.get_base_model()
@@ -106,7 +92,7 @@ def has_cache(
     "Whether a model has a KV cache"
     return bool(_accepted(model, past_key_values=None))
 
-
+# %% ../../nbs/models/13_generate.ipynb #aec0ae67
 def _causal_logits(model, ids: torch.Tensor, mask: torch.Tensor, **cached):
     "The model's output for tokens at the right end of `mask`; logits of the last one are enough"
     if ids.shape[1] == 1: positions = mask.sum(1, keepdim=True) - 1
@@ -169,7 +155,7 @@ def decode_step(
 _PER_ROW = ('request', 'tokens', 'count', 'limit', 'temperature', 'uniform', 'logprobs', 'top',
             'top_ids', 'done', 'logits')
 
-
+# %% ../../nbs/models/13_generate.ipynb #07741f1a
 def _cache_layers(cache) -> tuple[list, list]:
     "The layers that hold the output, and those that hold the encoder's input"
     if not hasattr(cache, 'cross_attention_cache'): return cache.layers, []
@@ -347,7 +333,7 @@ def decode_text(
     "Tokens as text, without special tokens"
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-
+# %% ../../nbs/models/13_generate.ipynb #e579fea1
 def _generation(decoder: Decoder, state: BatchState, row: int) -> tuple[int, Generation]:
     "The request of a finished row, and what was written for it"
     number = int(state.request[row])
