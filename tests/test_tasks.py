@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from cotkit.data import files, tasks
-from cotkit.data.answers import Accuracy, is_correct, published_correct, read_answer
+from cotkit.data.answers import Accuracy, is_correct
+from cotkit.data.reading import published_correct, read_answer
 from cotkit.data.core import CotkitError, Problem, from_dataset
 from cotkit.data.tasks import NLI_LABELS, Columns, DataConfig, Splitting, Task, hash_split, load_data, load_task, register_task, task_names
 

@@ -13,10 +13,10 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, ClassVar, Iterable, Iterator, Mapping, Sequence
 
-from .answers import (
-    MARKERS, Answer, cut_run_on, decimal_text, is_correct, read_answer, to_number)
+from .answers import Answer, decimal_text, is_correct, to_number
 from .core import (
     CotkitError, Example, Problem, Rationale, Registry, question_key, question_text)
+from .reading import MARKERS, cut_run_on, read_answer
 
 # %% auto #0
 __all__ = ['FORMATS', 'answer_text', 'split_reasoning', 'written_answer', 'stated_answer', 'chain_text', 'gold_rationale',
