@@ -23,6 +23,7 @@ _NAMES = {
     'teachers.curate': 'curate majority_vote',
     'training.distill': 'distill',
     'training.specialize': 'specialize',
+    'evaluation.strategies': 'SingleTurn Vote Likelihood',
     'evaluation.evaluate': 'evaluate compare compare_seeds summarise select_checkpoint',
     'reporting.figures': 'html_report',
     'reporting.publish': 'publish',

@@ -143,12 +143,12 @@ def written_answer(
     if problem.answer and is_correct(problem, rationale.answer): return problem.answer
     return decimal_text(rationale.answer) if problem.kind == 'number' else rationale.answer
 
-# %% ../../nbs/data/07_formats.ipynb #a2179316
+# %% ../../nbs/data/07_formats.ipynb #1aece0be
 def _has_answer(problem: Problem, rationale: Rationale) -> bool:
     "Whether there is an answer to teach: the rationale's own, or a gold one"
     return rationale.answer is not None or bool(problem.answer)
 
-# %% ../../nbs/data/07_formats.ipynb #1aece0be
+
 def stated_answer(
     problem: Problem,      # the problem
     rationale: Rationale,  # reasoning about it
