@@ -33,7 +33,9 @@ _LATEX = (
 _THIN = re.compile('(?<=[0-9])\u2009(?=[0-9]{3}(?![0-9]))')
 
 
-def even_out(text: str) -> str:
+def even_out(
+    text: str,  # any text
+) -> str:       # the same, in plain characters
     "A text with one character for each meaning, and no thin space inside a number"
     if '\\' in text:
         for pattern, plain in _LATEX: text = re.sub(pattern, plain, text)
@@ -56,7 +58,9 @@ def _replaced(pattern: str, plain: str, text: str, places: _Places) -> tuple[str
     return ''.join(parts) + text[at:], where + places[at:]
 
 # %% ../../nbs/data/01_answers.ipynb #5f9fcd60
-def even_out_with_places(text: str) -> tuple[str, _Places]:
+def even_out_with_places(
+    text: str,                # any text
+) -> tuple[str, _Places]:     # the same, evened out, and for each character its span in `text`
     "`even_out(text)`, and where each of its characters came from"
     places = [(i, i + 1) for i in range(len(text))]
     for pattern, plain in _LATEX: text, places = _replaced(pattern, plain, text, places)
@@ -75,7 +79,9 @@ _MOST_DIGITS = 1000    # a longer number is no answer
 _MOST_EXPONENT = 1000  # of ten, in scientific notation
 
 # %% ../../nbs/data/01_answers.ipynb #9d9ff69d
-def token_value(token: re.Match) -> Fraction | None:
+def token_value(
+    token: re.Match,    # what `NUMBER_TOKEN` matched
+) -> Fraction | None:   # its value
     "The value of one number token without its percent sign; None if too large or undefined"
     if token.end() - token.start() > _MOST_DIGITS: return None
     value = Fraction(token['whole'].replace(',', ''))
@@ -199,7 +205,9 @@ _SPACES = re.compile(r'\s+')
 _EDGES = ' \t\r\n.,;:!?"\'`*_“”‘’«»'
 
 
-def plain_text(text: str) -> str:
+def plain_text(
+    text: str,  # a name
+) -> str:       # what it is compared by
     "Lower case, single spaces, composed accents: how names are compared"
     text = _SPACES.sub(' ', text).strip().casefold()
     if text.isascii() or len(text) > _MOST_CHARACTERS: return text
@@ -215,7 +223,9 @@ def _number_text(text: str) -> str | None:
     return None if value is None else str(value)
 
 # %% ../../nbs/data/01_answers.ipynb #98dd5fc4
-def expression_value(text: str) -> Fraction | None:
+def expression_value(
+    text: str,          # an expression or an equation
+) -> Fraction | None:   # its value; None if it has none
     "The value of an expression, or of the first side of an equation that has one"
     if len(text) > 2*_MOST_CHARACTERS: return None
     for side in text.strip().rstrip('. ').split('=')[:4]:
@@ -231,7 +241,10 @@ DEFAULT_LABELS = ('yes', 'no', 'entailment', 'neutral', 'contradiction')
 
 
 @lru_cache(4096)
-def choice_names(choices: tuple[str, ...], synonyms: bool) -> dict[str, str]:
+def choice_names(
+    choices: tuple[str, ...],  # the options of a problem
+    synonyms: bool,            # whether `true` means `yes`, and so on
+) -> dict[str, str]:           # plain names, and the choice that each means
     "Every name that a choice goes by, in plain form, with the choice it means"
     names = {plain_text(choice): choice for choice in reversed(choices)}
     for group in _SYNONYMS if synonyms else ():
@@ -240,7 +253,11 @@ def choice_names(choices: tuple[str, ...], synonyms: bool) -> dict[str, str]:
     return names
 
 # %% ../../nbs/data/01_answers.ipynb #fee2e612
-def named_choice(text: str, choices: Sequence[str], label: bool = False) -> str | None:
+def named_choice(
+    text: str,               # an answer, alone
+    choices: Sequence[str],  # what can be named
+    label: bool = False,     # whether they are labels: no letters, but synonyms
+) -> str | None:             # one of the choices
     "The choice that a text names by letter, text or both; None if it names none"
     if len(text) > 4*_MOST_CHARACTERS: return None
     names = choice_names(tuple(choices), label)
