@@ -122,7 +122,7 @@ class RunRecord(Row):
     data: Mapping[str, str] = field(default_factory=dict)          # task to `Task.fingerprint()`
     hardware: Mapping[str, Any] = field(default_factory=hardware)  # what it ran on
     seconds: Mapping[str, float] = field(default_factory=dict)     # wall time of each stage
-    results: Mapping[str, Any] = field(default_factory=dict)       # accuracies and what else came out
+    results: Mapping[str, Any] = field(default_factory=dict)       # accuracies and the like
     finished: str = field(default_factory=_now)                    # when, in UTC
     schema: int = 1                                                # of this record
 
