@@ -61,6 +61,9 @@ def run_evaluate(
 ) -> dict[str, Any]:                                       # accuracy with its interval
     "Test a student"
     from cotkit.evaluation.evaluate import compare, evaluate
+    from cotkit.evaluation.strategies import SingleTurn
+    from cotkit.models.generate import DecodingParams
+    from cotkit.teachers.collect import RequestLimits
     from cotkit.models.students import Student
     task, problems = load_data(data)
     need_gold(problems, 'unlabelled', 'Evaluate on problems that have them, and leave this out.')
@@ -70,8 +73,9 @@ def run_evaluate(
     _warn_of_other_problems(config.student, task)
     other = read_evaluation(files.against) if files.against else None
     name = config.name or config.student.resolve().name
-    evaluation = evaluate(student, problems, name, data.split, config.max_new_tokens,
-                          config.batch_size, seed=config.train_seed, progress=True)
+    decoding = DecodingParams(config.max_new_tokens, config.batch_size)
+    asked = SingleTurn(student, decoding=decoding, limits=RequestLimits(progress=True))
+    evaluation = evaluate(asked, problems, name, data.split, train_seed=config.train_seed)
     if files.out:
         with atomic_write(files.out) as temporary:
             text = json.dumps(evaluation.to_dict(), ensure_ascii=False)
@@ -346,7 +350,8 @@ def show(
         print(json.dumps(summary, ensure_ascii=False))
         return
     if _ESTIMATE <= summary.keys():
-        left_out = _ESTIMATE - {'accuracy'} | {'items'}
+        bits = {name for name in summary if name.endswith('_bits')}
+        left_out = _ESTIMATE - {'accuracy'} | {'ids', 'scores', 'strategy'} | bits
         summary = {name: summary if name == 'accuracy' else value
                    for name, value in summary.items() if name not in left_out}
     for name, value in summary.items(): print(f'{name:>16}  {_in_words(value)}')

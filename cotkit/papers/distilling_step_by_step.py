@@ -21,6 +21,8 @@ from ..data.records import RunRecord, Stages, jsonable, read_records
 from ..data.tasks import Task
 from ..data.word_problems import word_problems
 from ..evaluation.evaluate import Evaluation, evaluate
+from ..evaluation.strategies import SingleTurn
+from ..models.generate import DecodingParams
 from ..evaluation.statistics import Estimate, mean_estimate, paired_difference
 from ..teachers.collect import RequestLimits, collect
 from ..teachers.curate import Curated, curate
@@ -139,7 +141,8 @@ def examine(
     cell: Cell,                                 # of the run
 ) -> Evaluation:                                # every answer, greedily decoded
     "Ask a student every problem of a split"
-    return evaluate(student, task[split], cell.method, split, max_new_tokens=96, seed=cell.seed)
+    asked = SingleTurn(student, decoding=DecodingParams(max_new_tokens=96))
+    return evaluate(asked, task[split], cell.method, split, train_seed=cell.seed)
 
 # %% ../../nbs/papers/distilling_step_by_step.ipynb #0c4e9407
 def words_written(
