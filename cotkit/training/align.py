@@ -19,7 +19,8 @@ from ..models.students import Arch, tokenize_targets
 if TYPE_CHECKING: from transformers import PreTrainedTokenizerFast
 
 # %% auto #0
-__all__ = ['Spans', 'spans_from_offsets', 'token_spans', 'target_spans', 'Alignment', 'align', 'group_logprobs']
+__all__ = ['Spans', 'utf8_sizes', 'row_splits', 'spans_from_offsets', 'byte_level_bytes', 'metaspace_bytes', 'Vocabulary',
+           'read_vocabulary', 'token_spans', 'target_spans', 'Alignment', 'align', 'group_logprobs']
 
 # %% ../../nbs/training/33_align.ipynb #914000da
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class Spans:
     def __repr__(self) -> str: return f'Spans({len(self):,} texts, {len(self.starts):,} tokens)'
 
 # %% ../../nbs/training/33_align.ipynb #4339f36f
-def _utf8(texts: Iterable[str]) -> tuple[tuple[str, ...], np.ndarray]:
+def utf8_sizes(texts: Iterable[str]) -> tuple[tuple[str, ...], np.ndarray]:
     "The texts, and the bytes of each (rows,)"
     texts = (texts,) if isinstance(texts, str) else tuple(texts)
     try: return texts, np.fromiter((len(t.encode()) for t in texts), np.int64, len(texts))
@@ -55,14 +56,14 @@ def _utf8(texts: Iterable[str]) -> tuple[tuple[str, ...], np.ndarray]:
         raise CotkitError(f'half of a surrogate pair at character {e.start}', 'Text must be writable as UTF-8; replace such characters first.') from None
 
 
-def _splits(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+def row_splits(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     "Where rows of these lengths begin and end when they lie end to end (rows + 1,)"
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 def _origins(spans: Spans) -> np.ndarray:
     "Where byte 0 of each token's row lies on the line of all rows (tokens,)"
-    return np.repeat(_splits(spans.sizes + 2)[:-1] + 1, spans.lengths)
+    return np.repeat(row_splits(spans.sizes + 2)[:-1] + 1, spans.lengths)
 
 # %% ../../nbs/training/33_align.ipynb #48c0fccd
 def _forwards(spans: Spans) -> Spans:
@@ -78,8 +79,8 @@ def _forwards(spans: Spans) -> Spans:
 def _byte_places(texts: Sequence[str], sizes: np.ndarray, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
     "Places counted in characters of a row's text, as places counted in bytes"
     codes = np.frombuffer(''.join(texts).encode('utf-32-le'), np.uint32)
-    before = _splits(1 + (codes > 0x7f) + (codes > 0x7ff) + (codes > 0xffff))
-    first = _splits([len(t) for t in texts])[:-1]
+    before = row_splits(1 + (codes > 0x7f) + (codes > 0x7ff) + (codes > 0xffff))
+    first = row_splits([len(t) for t in texts])[:-1]
     return before[first[rows] + np.maximum(places, 0)] - before[first[rows]] + np.minimum(places, 0)
 
 # %% ../../nbs/training/33_align.ipynb #1467291c
@@ -90,9 +91,9 @@ def spans_from_offsets(
 ) -> Spans:                                               # where the tokens stand
     "Spans from offsets that somebody else computed; a `CotkitError` if they leave the text"
     offsets = [offsets] if isinstance(texts, str) else list(offsets)
-    texts, sizes = _utf8(texts)
+    texts, sizes = utf8_sizes(texts)
     if len(offsets) != len(texts): raise CotkitError(f'{len(offsets)} rows of offsets for {len(texts)} texts', 'Give one row for each text.')
-    splits = _splits([len(o) for o in offsets])
+    splits = row_splits([len(o) for o in offsets])
     pairs = np.array([pair for row in offsets for pair in row], np.int64).reshape(-1, 2)
     rows = np.repeat(np.arange(len(texts)), np.diff(splits))
     limits = sizes if unit == 'bytes' else np.array([len(t) for t in texts], np.int64)
@@ -112,17 +113,17 @@ _BYTE_OF = _byte_alphabet()
 _BYTE_TOKEN = re.compile(r'<0x([0-9A-Fa-f]{2})>')
 
 
-def _from_byte_level(token: str) -> bytes:
+def byte_level_bytes(token: str) -> bytes:
     try: return bytes([_BYTE_OF[c] for c in token])
     except KeyError: return token.encode(errors='replace')
 
 
-def _from_metaspace(token: str) -> bytes:
+def metaspace_bytes(token: str) -> bytes:
     if found := _BYTE_TOKEN.fullmatch(token): return bytes([int(found[1], 16)])
     return token.replace('▁', ' ').encode(errors='replace')
 
 # %% ../../nbs/training/33_align.ipynb #72e6a9c4
-class _Vocabulary:
+class Vocabulary:
     "What each token of a tokenizer spells, and which token spells what"
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
@@ -132,25 +133,25 @@ class _Vocabulary:
         style = json.dumps([spec['normalizer'], spec['pre_tokenizer'], spec['decoder']], ensure_ascii=False)
         self.normalizer, self.tokens = backend.normalizer, tokenizer.get_vocab()
         self.prefix = spec['model'].get('continuing_subword_prefix') if spec['model']['type'] == 'WordPiece' else None
-        read = _from_byte_level if '"ByteLevel"' in style else _from_metaspace if '▁' in style else str.encode
+        read = byte_level_bytes if '"ByteLevel"' in style else metaspace_bytes if '▁' in style else str.encode
         added = {o['id'] for o in spec['added_tokens']}
-        self.surfaces = [b''] * (max(self.tokens.values(), default=-1) + 1)
-        for token, i in self.tokens.items(): self.surfaces[i] = token.encode(errors='replace') if i in added else read(token)
-        self.widths = np.fromiter(map(len, self.surfaces), np.int64, len(self.surfaces))
+        self.token_bytes = [b''] * (max(self.tokens.values(), default=-1) + 1)
+        for token, i in self.tokens.items(): self.token_bytes[i] = token.encode(errors='replace') if i in added else read(token)
+        self.widths = np.fromiter(map(len, self.token_bytes), np.int64, len(self.token_bytes))
         self.special = set(tokenizer.all_special_ids)
-        self.found = {self.surfaces[i]: i for i in range(len(self.surfaces) - 1, -1, -1) if i not in self.special and self.surfaces[i]}
+        self.found = {self.token_bytes[i]: i for i in range(len(self.token_bytes) - 1, -1, -1) if i not in self.special and self.token_bytes[i]}
 
-    def find(self, piece: bytes, glued: bool = False) -> int:
+    def find(self, piece: bytes, continues_word: bool = False) -> int:
         "The token that spells this, or −1"
-        if self.prefix is not None: return self._find_word(piece, glued)
+        if self.prefix is not None: return self._find_word(piece, continues_word)
         if (i := self.found.get(piece)) is not None or self.normalizer is None: return -1 if i is None else i
         return self.found.get(self._normalised(piece).replace('▁', ' ').encode(), -1)
 
-    def _find_word(self, piece: bytes, glued: bool) -> int:
+    def _find_word(self, piece: bytes, continues_word: bool) -> int:
         text = self._normalised(piece)
         word = text.strip()
-        glued = glued and word == text and word[:1].isalnum()
-        i = self.tokens.get(self.prefix + word if glued else word, -1)
+        continues_word = continues_word and word == text and word[:1].isalnum()
+        i = self.tokens.get(self.prefix + word if continues_word else word, -1)
         return -1 if i in self.special else i
 
     def _normalised(self, piece: bytes) -> str:
@@ -165,19 +166,19 @@ class _Vocabulary:
 _VOCABULARIES: WeakKeyDictionary = WeakKeyDictionary()
 
 
-def _vocabulary(tokenizer: PreTrainedTokenizerFast) -> _Vocabulary:
+def read_vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
     "The vocabulary of a tokenizer, read once; read again when tokens were added"
     known = _VOCABULARIES.get(tokenizer)
-    if known is None or len(known.tokens) != len(tokenizer): known = _VOCABULARIES[tokenizer] = _Vocabulary(tokenizer)
+    if known is None or len(known.tokens) != len(tokenizer): known = _VOCABULARIES[tokenizer] = Vocabulary(tokenizer)
     return known
 
 # %% ../../nbs/training/33_align.ipynb #7a7848a9
-def _spelled(vocabulary: _Vocabulary, texts: tuple[str, ...], sizes: np.ndarray, ids: np.ndarray, splits: np.ndarray) -> tuple[Spans, np.ndarray]:
+def _spans_of_bytes(vocabulary: Vocabulary, texts: tuple[str, ...], sizes: np.ndarray, ids: np.ndarray, splits: np.ndarray) -> tuple[Spans, np.ndarray]:
     "Spans as if each text were what its tokens spell, and in which rows that is so (rows,)"
     ends = np.cumsum(vocabulary.widths[ids]) if len(ids) else np.zeros(0, np.int64)
     before = np.concatenate([[0], ends])[splits]
     surplus = np.diff(before) - sizes
-    said = b''.join(map(vocabulary.surfaces.__getitem__, ids.tolist()))
+    said = b''.join(map(vocabulary.token_bytes.__getitem__, ids.tolist()))
     rows = zip(texts, before[:-1].tolist(), before[1:].tolist(), surplus.tolist())
     good = [0 <= extra <= 1 and said[a:b] == (b' ' * extra + text.encode()) for text, a, b, extra in rows]
     ends = ends - np.repeat(before[:-1] + surplus, np.diff(splits))
@@ -195,9 +196,9 @@ def _from_offsets(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], ids:
     "Spans from the tokenizer's own offsets"
     offsets = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True).offset_mapping
     if [len(o) for o in offsets] != np.diff(splits).tolist(): raise CotkitError('the tokens are not those of the text', 'Give the tokens as the tokenizer made them.')
-    surfaces = _vocabulary(tokenizer).surfaces
+    token_bytes = read_vocabulary(tokenizer).token_bytes
     for row, (text, first) in enumerate(zip(texts, splits)):
-        surface = surfaces[ids[first]] if offsets[row] else b''
+        surface = token_bytes[ids[first]] if offsets[row] else b''
         if surface[:1] == b' ' and not text[:1].isspace() and offsets[row][0][0] == 0:
             offsets[row][0] = (-1, 0 if surface == b' ' else offsets[row][0][1])
     return spans_from_offsets(texts, offsets)
@@ -208,19 +209,19 @@ def token_spans(
     texts: str | Iterable[str],          # one text, or several
 ) -> Spans:                              # where its tokens stand, special tokens left out
     "Spans of texts under a tokenizer; a `CotkitError` on text that is not Unicode"
-    texts, sizes = _utf8(texts)
+    texts, sizes = utf8_sizes(texts)
     rows = tokenizer(list(texts), add_special_tokens=False).input_ids if texts else []
     return _spans_of_tokens(tokenizer, texts, sizes, rows)
 
 
 def _spans_of_tokens(tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...], sizes: np.ndarray, rows: Sequence[Sequence[int]]) -> Spans:
-    splits = _splits([len(row) for row in rows])
+    splits = row_splits([len(row) for row in rows])
     ids = np.fromiter(chain.from_iterable(rows), np.int64, splits[-1])
-    spans, good = _spelled(_vocabulary(tokenizer), texts, sizes, ids, splits)
+    spans, good = _spans_of_bytes(read_vocabulary(tokenizer), texts, sizes, ids, splits)
     if good.all(): return spans
     others = [text for text, fine in zip(texts, good) if not fine]
     lengths = spans.lengths[~good]
-    return _replace_rows(spans, ~good, _from_offsets(tokenizer, others, ids[np.repeat(~good, spans.lengths)], _splits(lengths)))
+    return _replace_rows(spans, ~good, _from_offsets(tokenizer, others, ids[np.repeat(~good, spans.lengths)], row_splits(lengths)))
 
 # %% ../../nbs/training/33_align.ipynb #9a854499
 def target_spans(
@@ -230,7 +231,7 @@ def target_spans(
     end: bool = True,                    # with the end-of-sequence token
 ) -> Spans:                              # spans over the targets; `ids` are those of `tokenize_targets`
     "Where the tokens of targets stand, as `encode` makes them"
-    targets, sizes = _utf8(targets)
+    targets, sizes = utf8_sizes(targets)
     space = arch == 'causal'
     rows = [row[:-1] for row in tokenize_targets(tokenizer, targets, arch)]
     spans = _spans_of_tokens(tokenizer, tuple(f' {t}' for t in targets) if space else targets, sizes + space, rows)
@@ -258,7 +259,7 @@ def _ends(spans: Spans, starts: np.ndarray, ends: np.ndarray, places: np.ndarray
 # %% ../../nbs/training/33_align.ipynb #7c57ceda
 def _group_numbers(teacher: Spans, student: Spans) -> tuple[np.ndarray, np.ndarray]:
     "A number for each teacher token and each student token: the same for tokens of one group, odd if the group covers common text"
-    line = _splits(teacher.sizes + 2)
+    line = row_splits(teacher.sizes + 2)
     size, rows, sides = int(line[-1]), line[:-1], []
     both = np.ones(size, bool)
     for spans in (teacher, student):
@@ -266,7 +267,7 @@ def _group_numbers(teacher: Spans, student: Spans) -> tuple[np.ndarray, np.ndarr
         both &= _covered(spans, origins, size)
         sides.append((spans, origins + spans.starts, origins + spans.ends))
     both[line[1:] - 1] = True
-    places = _splits(both)
+    places = row_splits(both)
     common = np.logical_and(*(_ends(spans, starts, ends, places, rows) for spans, starts, ends in sides))
     rank = np.cumsum(common)
     numbers = []
@@ -343,7 +344,7 @@ def align(
     for numbers in sides: present[numbers] = True
     group, covers = np.cumsum(present) - 1, np.flatnonzero(present) % 2 == 1
     counts = [np.bincount(group[numbers], minlength=len(covers)) for numbers in sides]
-    return Alignment(teacher, student, *map(_splits, counts), (counts[0] == 1) & (counts[1] == 1) & covers)
+    return Alignment(teacher, student, *map(row_splits, counts), (counts[0] == 1) & (counts[1] == 1) & covers)
 
 # %% ../../nbs/training/33_align.ipynb #7daea22b
 def group_logprobs(
