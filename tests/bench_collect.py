@@ -11,11 +11,11 @@ from pathlib import Path
 
 import aiohttp, openai
 
-from cotkit.teachers.collect import collect
+from cotkit.teachers.collect import RequestLimits, collect
 from cotkit.data.core import Problem
 from cotkit.data.formats import ZeroShotCoT
 from cotkit.teachers.store import Store
-from cotkit.teachers.protocol import OpenAITeacher
+from cotkit.teachers.openai import EndpointConfig, OpenAITeacher
 from measured import Measured
 
 
@@ -48,8 +48,8 @@ async def plain_openai(base_url: str, requests: int, max_concurrency: int) -> No
 
 def ours(base_url: str, requests: int, max_concurrency: int) -> None:
     problems = [Problem(str(n), f'What is {n} plus 1?', str(n + 1)) for n in range(requests)]
-    with tempfile.TemporaryDirectory() as folder, Store(Path(folder)/'ledger.db') as store:
-        collected = collect(problems, ZeroShotCoT(), OpenAITeacher('tiny', base_url), store, max_concurrency=max_concurrency, progress=False)
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder)/'store.sqlite') as store:
+        collected = collect(problems, ZeroShotCoT(), OpenAITeacher('tiny', EndpointConfig(base_url)), store, limits=RequestLimits(max_concurrency, progress=False))
         assert collected.sent == len(store) == requests, collected
 
 

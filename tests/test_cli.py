@@ -107,6 +107,15 @@ def test_a_shared_prefix(cotkit):
     assert code == 0 and folder_of('chain/student')['format'] == {'name': 'zero-shot-cot'}
 
 
+def test_what_is_counted_is_what_is_trained(cotkit):
+    "With --alpha 1 the rationales have no weight: they are neither trained nor counted"
+    cotkit('collect --task data --oracle 1.0')
+    line = 'distill --task data --rationales rationales.jsonl --student nano --steps 3 --json'
+    for alpha, examples in ((1, 36), (0, 36), (0.5, 72)):
+        code, out, _ = cotkit(f'{line} --alpha {alpha} --out run-{alpha}')
+        assert code == 0 and last(out)['examples'] == RunRecord.load(f'run-{alpha}/record.json').config['examples'] == examples
+
+
 EASY = [{'id': p.id, 'question': p.question, 'answer': p.answer, 'steps': list(p.gold_steps)} for p in word_problems(60, seed=5, steps=(1, 1), largest=10)]
 
 

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from cotkit.teachers.collect import BatchResults, Budget, Collected, Limits, AdaptiveConcurrency, acollect, backoff_seconds, collect, read_batch, write_batch
+from cotkit.teachers.batch import BatchResults, read_batch, write_batch
+from cotkit.teachers.collect import AdaptiveConcurrency, Budget, Collected, RequestLimits, acollect, backoff_seconds, collect
 from cotkit.data.core import Completion, CotkitError, Problem, Request, read_jsonl, write_jsonl
 from cotkit.data.formats import AnswerOnly, ZeroShotCoT
 from cotkit.teachers.store import Store
 from cotkit.data.word_problems import word_problems
-from cotkit.teachers.protocol import OpenAITeacher, OracleTeacher, ReplayTeacher, TeacherError
+from cotkit.teachers.openai import EndpointConfig, OpenAITeacher
+from cotkit.teachers.protocol import OracleTeacher, ReplayTeacher, SamplingParams, TeacherError
 from loopback import Loopback, Raw, Reset, Stall, Status, Truncate, reply
 
 KEY = 'sk-very-secret-4711'
@@ -24,8 +26,18 @@ def environment(monkeypatch): monkeypatch.setenv('OPENAI_API_KEY', KEY)
 def problems(n: int) -> list[Problem]: return [Problem(f'p{i}', f'What is {i} plus 1?', str(i + 1)) for i in range(n)]
 
 
+QUIET = RequestLimits(progress=False)
+
+
+def records(**options) -> tuple[SamplingParams, RequestLimits]:
+    "Both records, from options by name"
+    asked = {name: options.pop(name) for name in list(options) if name in SamplingParams.__dataclass_fields__}
+    return SamplingParams(**asked), RequestLimits(progress=False, **options)
+
+
 def run(server, items, path, **options) -> Collected:
-    return collect(items, FORMAT, OpenAITeacher('tiny', server.base_url, timeout=options.pop('timeout', 20)), path, progress=False, **options)
+    teacher = OpenAITeacher('tiny', EndpointConfig(server.base_url, timeout=options.pop('timeout', 20)))
+    return collect(items, FORMAT, teacher, path, *records(**options))
 
 
 def test_a_rerun_sends_nothing_and_one_more_problem_one_request(tmp_path):
@@ -48,7 +60,7 @@ def test_every_setting_is_part_of_the_question(tmp_path, change):
 def test_the_format_is_part_of_the_question(tmp_path):
     with Loopback() as server:
         run(server, problems(2), tmp_path/'a.db')
-        assert collect(problems(2), AnswerOnly(), OpenAITeacher('tiny', server.base_url), tmp_path/'a.db', progress=False).sent == 2
+        assert collect(problems(2), AnswerOnly(), OpenAITeacher('tiny', EndpointConfig(server.base_url)), tmp_path/'a.db', limits=QUIET).sent == 2
 
 
 def test_logprobs_reach_the_rationale_from_the_server_and_from_the_store(tmp_path):
@@ -65,7 +77,7 @@ def test_one_prompt_for_two_problems_is_sent_once(tmp_path):
         collected = run(server, twins, tmp_path/'a.db')
         assert len(server.received) == collected.sent == 1 and [r.problem_id for r in collected.rationales] == ['a', 'b']
     replay = ReplayTeacher({'a': 'one', 'b': 'two'})
-    assert [r.text for r in collect(twins, FORMAT, replay, tmp_path/'b.db', progress=False).rationales] == ['one', 'two']
+    assert [r.text for r in collect(twins, FORMAT, replay, tmp_path/'b.db', limits=QUIET).rationales] == ['one', 'two']
 
 
 def test_samples_are_separate_requests(tmp_path):
@@ -140,7 +152,7 @@ def test_samples_without_chance_are_warned_of(tmp_path):
             warnings.simplefilter('error')
             run(server, problems(1), tmp_path/'a.db', samples=2, temperature=0.7)
             run(server, problems(1), tmp_path/'a.db')
-            collect(problems(1), FORMAT, ReplayTeacher({'p0': ['1', '2']}), tmp_path/'a.db', samples=2, progress=False)
+            collect(problems(1), FORMAT, ReplayTeacher({'p0': ['1', '2']}), tmp_path/'a.db', *records(samples=2))
 
 
 def test_retries_end(tmp_path, monkeypatch):
@@ -173,7 +185,7 @@ def test_a_wrong_key_stops_at_once(tmp_path):
     with Loopback() as server: assert run(server, problems(300), tmp_path/'a.db').sent == 295
 
 
-def test_a_wrong_key_from_the_first_request_leaves_an_empty_ledger(tmp_path):
+def test_a_wrong_key_from_the_first_request_leaves_an_empty_store(tmp_path):
     with Loopback(lambda n, body: Status(401)) as server, pytest.raises(TeacherError): run(server, problems(3), tmp_path/'a.db')
     with Store(tmp_path/'a.db', read_only=True) as store: assert len(store) == 0
 
@@ -182,7 +194,7 @@ def test_a_bug_in_a_teacher_is_not_swallowed(tmp_path):
     class Buggy(OracleTeacher):
         async def complete(self, request): return {}['no such key'] if request.problem_id == items[5].id else await super().complete(request)
     items = word_problems(30)
-    with pytest.raises(KeyError): collect(items, FORMAT, Buggy(items), tmp_path/'a.db', max_concurrency=1, progress=False)
+    with pytest.raises(KeyError): collect(items, FORMAT, Buggy(items), tmp_path/'a.db', *records(max_concurrency=1))
     with Store(tmp_path/'a.db') as store: assert len(store) == 5
 
 
@@ -235,7 +247,7 @@ def test_a_pause_holds_for_everybody():
         clock[0] += seconds
     async def work():
         await rate.enter()
-        rate.refused(7.0)
+        rate.throttled(7.0)
         for _ in range(2): await rate.enter()
         assert clock[0] >= 7.0
     original, asyncio.sleep = asyncio.sleep, sleep
@@ -248,11 +260,11 @@ def test_a_wall_of_refusals_is_knocked_at_ever_more_rarely():
     clock = [0.0]
     rate, rests = AdaptiveConcurrency(3, clock=lambda: clock[0]), []
     for _ in range(16):
-        rate.refused()
+        rate.throttled()
         rests.append(round(rate.resume_at - clock[0], 6))
         clock[0] = max(clock[0], rate.resume_at)
     assert rests[0] == 0 and rests == sorted(rests) and rests[-1] == 8
-    rate.answered(), rate.refused()
+    rate.answered(), rate.throttled()
     assert rate.resume_at <= clock[0] + 0.2
 
 
@@ -276,7 +288,7 @@ def test_rate_control_bounds_and_never_deadlocks(most, outcomes):
         await rate.enter()
         assert rate.active <= most
         await yielding(0)
-        rate.answered() if answered else rate.refused()
+        rate.answered() if answered else rate.throttled()
         rate.leave()
     async def work(): await asyncio.wait_for(asyncio.gather(*map(one, outcomes)), 20)
     with pytest.MonkeyPatch.context() as patch:
@@ -292,10 +304,10 @@ def test_backoff_is_bounded(tries): assert 0 < backoff_seconds(tries) <= 45
 # where it runs
 
 def test_inside_a_running_loop(tmp_path):
-    async def notebook_cell(): return collect(items, FORMAT, OracleTeacher(items, 1.0), tmp_path/'a.db', progress=False)
+    async def notebook_cell(): return collect(items, FORMAT, OracleTeacher(items, 1.0), tmp_path/'a.db', limits=QUIET)
     items = word_problems(5)
     assert asyncio.run(notebook_cell()).sent == 5
-    assert asyncio.run(acollect(items, FORMAT, OracleTeacher(items, 1.0), tmp_path/'a.db', progress=False)).reused == 5
+    assert asyncio.run(acollect(items, FORMAT, OracleTeacher(items, 1.0), tmp_path/'a.db', limits=QUIET)).reused == 5
 
 
 def test_bar_and_repr(tmp_path, capsys):
@@ -306,13 +318,13 @@ def test_bar_and_repr(tmp_path, capsys):
 
 
 def test_nothing_to_do(tmp_path):
-    assert collect([], FORMAT, OracleTeacher([]), tmp_path/'a.db', progress=False).rationales == []
+    assert collect([], FORMAT, OracleTeacher([]), tmp_path/'a.db', limits=QUIET).rationales == []
 
 
 def test_what_cannot_be_collected(tmp_path):
     for options in ({'samples': 0}, {'max_concurrency': 0}):
-        with pytest.raises(CotkitError): collect(problems(1), FORMAT, ReplayTeacher({}), tmp_path/'a.db', progress=False, **options)
-    with pytest.raises(CotkitError, match='have the id'): collect([Problem('a', 'Q', '1'), Problem('a', 'R', '1')], FORMAT, ReplayTeacher({}), tmp_path/'a.db', progress=False)
+        with pytest.raises(CotkitError): collect(problems(1), FORMAT, ReplayTeacher({}), tmp_path/'a.db', *records(**options))
+    with pytest.raises(CotkitError, match='have the id'): collect([Problem('a', 'Q', '1'), Problem('a', 'R', '1')], FORMAT, ReplayTeacher({}), tmp_path/'a.db', limits=QUIET)
 
 
 # A shell may start background jobs with the interrupt signal ignored, and children inherit that
@@ -320,12 +332,12 @@ HEED = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)'
 
 SCRIPT = HEED + '''
 import sys
-from cotkit.teachers.collect import collect
+from cotkit.teachers.collect import RequestLimits, collect
 from cotkit.data.core import Problem
 from cotkit.data.formats import ZeroShotCoT
-from cotkit.teachers.protocol import OpenAITeacher
+from cotkit.teachers.openai import EndpointConfig, OpenAITeacher
 problems = [Problem(f'p{i}', f'What is {i} plus 1?', str(i + 1)) for i in range(400)]
-collect(problems, ZeroShotCoT(), OpenAITeacher('tiny', sys.argv[1]), sys.argv[2], max_concurrency=8, progress=False)
+collect(problems, ZeroShotCoT(), OpenAITeacher('tiny', EndpointConfig(sys.argv[1])), sys.argv[2], limits=RequestLimits(8, progress=False))
 '''
 
 
@@ -346,16 +358,16 @@ def test_an_interrupted_script_loses_and_repeats_nothing(tmp_path, number):
 
 AGAIN = HEED + '''
 import sys, threading, time, _thread
-from cotkit.teachers.collect import collect
+from cotkit.teachers.collect import RequestLimits, collect
 from cotkit.data.core import Problem
 from cotkit.data.formats import ZeroShotCoT
-from cotkit.teachers.protocol import OpenAITeacher
+from cotkit.teachers.openai import EndpointConfig, OpenAITeacher
 problems = [Problem(f'p{i}', f'What is {i} plus 1?', str(i + 1)) for i in range(200)]
-teacher = OpenAITeacher('tiny', sys.argv[1], timeout=20)
+teacher = OpenAITeacher('tiny', EndpointConfig(sys.argv[1], timeout=20))
 threading.Timer(0.8, _thread.interrupt_main).start()
-try: collect(problems, ZeroShotCoT(), teacher, sys.argv[2], max_concurrency=4, progress=False)
+try: collect(problems, ZeroShotCoT(), teacher, sys.argv[2], limits=RequestLimits(4, progress=False))
 except KeyboardInterrupt: print('interrupted', flush=True)
-rest = collect(problems, ZeroShotCoT(), teacher, sys.argv[2], max_concurrency=32, progress=False)
+rest = collect(problems, ZeroShotCoT(), teacher, sys.argv[2], limits=RequestLimits(32, progress=False))
 print(len(rest.rationales), rest.sent + rest.reused, flush=True)
 '''
 
@@ -369,8 +381,8 @@ def test_after_an_interrupt_the_same_process_collects_on(tmp_path):
 
 # Batch jobs
 
-BATCH = OpenAITeacher('tiny', 'http://127.0.0.1:9/v1', extra={'top_p': 0.9})
-SETTINGS = {'samples': 2, 'temperature': 0.7, 'max_tokens': 64, 'top_logprobs': 2}
+BATCH = OpenAITeacher('tiny', EndpointConfig('http://127.0.0.1:9/v1', extra={'top_p': 0.9}))
+SAMPLING = SamplingParams(samples=2, temperature=0.7, max_tokens=64, top_logprobs=2)
 
 
 def result(asked, **change):
@@ -380,27 +392,28 @@ def result(asked, **change):
 
 def test_a_batch_job_gives_what_collecting_would(tmp_path):
     "Same bodies, same rationales with logprobs, and nothing left to send; the ids are at most 64 letters, as vendors want"
-    files = write_batch(tmp_path/'requests.jsonl', problems(5), FORMAT, BATCH, tmp_path/'batch.db', **SETTINGS)
+    files = write_batch(tmp_path/'requests.jsonl', problems(5), FORMAT, BATCH, tmp_path/'batch.db', SAMPLING)
     asked = list(read_jsonl(files[0]))
     assert files == [tmp_path/'requests.jsonl'] and len({row['custom_id'] for row in asked}) == 10 == len(asked)
     assert all(set(row) == {'custom_id', 'method', 'url', 'body'} and row['method'] == 'POST' and row['url'] == '/v1/chat/completions' and len(row['custom_id']) <= 64 for row in asked)
     write_jsonl(tmp_path/'results.jsonl', map(result, asked[::-1]))
-    assert read_batch(tmp_path/'results.jsonl', problems(5), FORMAT, BATCH, tmp_path/'batch.db', **SETTINGS) == BatchResults(10, 0, 0)
-    assert read_batch(tmp_path/'results.jsonl', problems(5), FORMAT, BATCH, tmp_path/'batch.db', **SETTINGS) == BatchResults(0, 10, 0)
+    assert read_batch(tmp_path/'results.jsonl', problems(5), FORMAT, BATCH, tmp_path/'batch.db', SAMPLING) == BatchResults(10, 0, 0)
+    assert read_batch(tmp_path/'results.jsonl', problems(5), FORMAT, BATCH, tmp_path/'batch.db', SAMPLING) == BatchResults(0, 10, 0)
     with Loopback() as server:
-        teacher = OpenAITeacher('tiny', server.base_url, extra={'top_p': 0.9})
-        live = collect(problems(5), FORMAT, teacher, tmp_path/'live.db', progress=False, **SETTINGS)
+        teacher = OpenAITeacher('tiny', EndpointConfig(server.base_url, extra={'top_p': 0.9}))
+        live = collect(problems(5), FORMAT, teacher, tmp_path/'live.db', SAMPLING, QUIET)
         assert sorted(json.dumps(body, sort_keys=True) for _, _, body in server.received) == sorted(json.dumps(row['body'], sort_keys=True) for row in asked)
-        again = collect(problems(5), FORMAT, teacher, tmp_path/'batch.db', progress=False, **SETTINGS)
+        again = collect(problems(5), FORMAT, teacher, tmp_path/'batch.db', SAMPLING, QUIET)
         assert again.sent == 0 and again.rationales == live.rationales and again.rationales[0].logprobs
-    assert write_batch(tmp_path/'more.jsonl', problems(5), FORMAT, BATCH, tmp_path/'batch.db', **SETTINGS) == [] and not (tmp_path/'more.jsonl').exists()
+    assert write_batch(tmp_path/'more.jsonl', problems(5), FORMAT, BATCH, tmp_path/'batch.db', SAMPLING) == [] and not (tmp_path/'more.jsonl').exists()
 
 
 def test_large_jobs_are_several_files(tmp_path, monkeypatch):
-    files = write_batch(tmp_path/'r.jsonl', problems(7), FORMAT, BATCH, tmp_path/'a.db', per_file=3)
+    monkeypatch.setattr('cotkit.teachers.batch.REQUESTS_PER_FILE', 3)
+    files = write_batch(tmp_path/'r.jsonl', problems(7), FORMAT, BATCH, tmp_path/'a.db')
     assert [f.name for f in files] == ['r.jsonl', 'r-2.jsonl', 'r-3.jsonl'] and [len(f.read_text().splitlines()) for f in files] == [3, 3, 1]
     line = len(files[0].read_bytes()) // 3
-    monkeypatch.setattr('cotkit.teachers.collect._BATCH_BYTES', 2 * line + 5)
+    monkeypatch.setattr('cotkit.teachers.batch.BYTES_PER_FILE', 2 * line + 5)
     by_size = write_batch(tmp_path/'s.jsonl', problems(7), FORMAT, BATCH, tmp_path/'a.db')
     assert all(f.stat().st_size <= 2 * line + 5 for f in by_size) and sum(len(f.read_text().splitlines()) for f in by_size) == 7
 
@@ -430,10 +443,10 @@ def test_what_a_batch_job_did_not_answer_is_no_rationale(tmp_path, case):
 
 
 def test_results_of_another_job(tmp_path):
-    "With other settings nothing fits and that is said; among our own, foreign lines are counted"
+    "With other settings nothing fits and that is said; among our own, unmatched lines are counted"
     asked = list(read_jsonl(write_batch(tmp_path/'r.jsonl', problems(2), FORMAT, BATCH, tmp_path/'a.db')[0]))
     write_jsonl(tmp_path/'out.jsonl', [*map(result, asked), {**result(asked[0]), 'custom_id': 'request-1'}])
     assert read_batch(tmp_path/'out.jsonl', problems(2), FORMAT, BATCH, tmp_path/'a.db') == BatchResults(2, 0, 1)
-    with pytest.raises(CotkitError, match='none of the 3 results'): read_batch(tmp_path/'out.jsonl', problems(2), FORMAT, BATCH, tmp_path/'b.db', temperature=0.5)
+    with pytest.raises(CotkitError, match='none of the 3 results'): read_batch(tmp_path/'out.jsonl', problems(2), FORMAT, BATCH, tmp_path/'b.db', SamplingParams(temperature=0.5))
     (tmp_path/'bad.jsonl').write_text('{"custom_id": "a"}\n{"id": "b"}\n')
     with pytest.raises(CotkitError, match=r'bad\.jsonl:2: .*custom_id'): read_batch(tmp_path/'bad.jsonl', problems(2), FORMAT, BATCH, tmp_path/'b.db')

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from cotkit.data.core import CotkitError, Problem, Rationale, TokenLogprob
-from cotkit.teachers.curate import REASONS, Dropped, curate, majority_vote, contaminated, read_rationale, training_span
+from cotkit.data.formats import contaminated
+from cotkit.teachers.curate import REASONS, Dropped, curate, majority_vote, read_rationale, training_span
 from cotkit.data.formats import StepByStep, ZeroShotCoT
 
 DATA = Path(__file__).resolve().parents[2] / 'shared' / 'data'

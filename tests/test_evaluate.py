@@ -384,3 +384,18 @@ def test_a_summary_is_enough_for_every_table():
     kept = [Evaluation.from_summary(json.loads(json.dumps(e.summary()))) for e in full]
     assert [e.accuracy for e in kept] == [e.accuracy for e in full] and [e.seed for e in kept] == [0, 1]
     assert summarise(kept) == summarise(full) and compare(*kept) == compare(*full)
+
+
+def test_a_p_value_agrees_with_its_interval():
+    "Below 0.05 exactly if the interval leaves the tested value out; nan where no t-interval is"
+    from scipy import stats
+    from cotkit.evaluation.statistics import contrast, p_value, paired_difference
+    rng = np.random.default_rng(3)
+    for gain in (0.0, 0.1, 0.2):
+        first, second = rng.random((3, 60)) < 0.4 + gain, rng.random((3, 60)) < 0.4
+        for found in (paired_difference(first, second), contrast([(1, first), (-1, second)])):
+            assert (p_value(found) < 0.05) == (found.low > 0 or found.high < 0)
+            assert p_value(found, found.low) == pytest.approx(0.05) and p_value(found, found.high) == pytest.approx(0.05)
+    one = np.array([[0.1, 0.4, 0.2, 0.9]])
+    assert p_value(contrast([(1, one)])) == pytest.approx(stats.ttest_1samp(one[0], 0).pvalue)
+    assert math.isnan(p_value(paired_difference(first[:1], second[:1]))) and math.isnan(p_value(paired_difference(first, first)))

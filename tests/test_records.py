@@ -1,17 +1,16 @@
-"Run records: they survive the disk, crashes and company; sweeps go on where they stopped"
+"Run records: they survive the disk, crashes and company"
 import json
 import math
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from cotkit.data.core import CotkitError
-from cotkit.data.records import RunRecord, Stages, append_record, git_commit, grid, hardware, read_records, sweep, versions
+from cotkit.data.records import RunRecord, Stages, append_record, git_commit, hardware, read_records, versions
 
 
 def test_record_survives_the_disk(tmp_path):
@@ -91,55 +90,3 @@ def test_commit_of_a_checkout(tmp_path):
 
 
 def test_versions_and_hardware_are_json(): json.dumps([versions(), hardware()])
-
-
-def test_a_grid_is_every_combination():
-    assert grid(seed=(0, 1), size=('a', 'b')) == [{'seed': 0, 'size': 'a'}, {'seed': 0, 'size': 'b'}, {'seed': 1, 'size': 'a'}, {'seed': 1, 'size': 'b'}]
-    assert grid() == [{}] and grid(seed=()) == []
-
-
-def squared(config):
-    "What the sweeps below run, also in other processes"
-    if config.get('fails'): raise ValueError('this run fails')
-    if config.get('slow'): time.sleep(1)
-    return RunRecord(config, config['number'], results={'square': config['number'] ** 2, 'process': os.getpid()})
-
-
-@pytest.mark.parametrize('workers', [1, 2])
-def test_a_sweep_runs_each_config_once_and_in_order(tmp_path, workers):
-    path, configs = tmp_path/'runs.jsonl', grid(number=range(5))
-    first = sweep(squared, configs[:3], path, workers, progress=False)
-    again = sweep(squared, configs[::-1], path, workers, progress=False)
-    assert [r.results['square'] for r in again] == [16, 9, 4, 1, 0] and again[::-1][:3] == first
-    assert len(read_records(path)) == 5
-    if workers > 1: assert os.getpid() not in {r.results['process'] for r in again}
-
-
-@pytest.mark.parametrize('workers', [1, 2])
-def test_an_error_ends_a_sweep_and_keeps_what_was_finished(tmp_path, workers):
-    path, configs = tmp_path/'runs.jsonl', [{'number': 1, 'slow': True}, {'number': 2, 'fails': True}, *grid(number=range(3, 40))]
-    with pytest.raises(ValueError, match='this run fails'): sweep(squared, configs, path, workers, progress=False)
-    done = [r.config['number'] for r in read_records(path)]
-    assert 1 in done and len(done) < 30
-    assert len(sweep(squared, [c for c in configs if 'fails' not in c], path, workers, progress=False)) == 38
-
-
-def test_equal_configs_are_one_run(tmp_path):
-    found = sweep(squared, [{'number': 2, 'size': (1, 2)}, {'size': [1, 2], 'number': 2}], tmp_path/'runs.jsonl', progress=False)
-    assert found[0] == found[1] and len(read_records(tmp_path/'runs.jsonl')) == 1
-
-
-def test_a_run_that_changes_its_config_is_refused(tmp_path):
-    with pytest.raises(CotkitError, match='changed its config'):
-        sweep(lambda config: RunRecord({**config, 'more': 1}), [{'number': 1}], tmp_path/'runs.jsonl', progress=False)
-
-
-def test_a_killed_sweep_resumes(tmp_path):
-    "kill -9 between two runs, in a process of its own"
-    program = ('import os, sys\nfrom cotkit.data.records import RunRecord, grid, sweep\n'
-               'def run(config):\n    if config["number"] == 3 and len(sys.argv) > 2: os.kill(os.getpid(), 9)\n    return RunRecord(config)\n'
-               'print(len(sweep(run, grid(number=range(6)), sys.argv[1], progress=False)))')
-    first = subprocess.run([sys.executable, '-c', program, tmp_path/'runs.jsonl', 'die'], capture_output=True)
-    assert first.returncode == -9 and len(read_records(tmp_path/'runs.jsonl')) == 3
-    again = subprocess.run([sys.executable, '-c', program, tmp_path/'runs.jsonl'], capture_output=True, text=True, check=True)
-    assert again.stdout.strip() == '6' and len(read_records(tmp_path/'runs.jsonl')) == 6

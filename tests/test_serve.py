@@ -3,7 +3,7 @@ import os, signal, socket, subprocess, sys, time, urllib.error, urllib.request
 
 import pytest
 
-from cotkit.teachers.collect import collect
+from cotkit.teachers.collect import RequestLimits, collect
 from cotkit.data.core import Problem
 from cotkit.teachers.curate import curate
 from cotkit.training.distill import distill
@@ -11,7 +11,8 @@ from cotkit.evaluation.evaluate import evaluate
 from cotkit.data.formats import FewShotCoT, StepByStep, ZeroShotCoT, demonstrations, gold_rationale
 from cotkit.models.students import Student, make_student
 from cotkit.teachers.store import Store
-from cotkit.teachers.protocol import OpenAITeacher, TeacherError
+from cotkit.teachers.openai import EndpointConfig, OpenAITeacher
+from cotkit.teachers.protocol import SamplingParams, TeacherError
 
 pytest.importorskip('fastapi', reason='transformers[serving] is not installed')
 pytest.importorskip('uvicorn', reason='transformers[serving] is not installed')
@@ -63,26 +64,26 @@ def test_collect_from_a_served_model(server, tmp_path, monkeypatch):
     model, url = server
     monkeypatch.setenv('OPENAI_BASE_URL', url)
     with Store(tmp_path/'ledger.db') as store:
-        first = collect(problems(6), ZeroShotCoT(), OpenAITeacher(model), store, max_tokens=12, max_concurrency=3, progress=False)
+        first = collect(problems(6), ZeroShotCoT(), OpenAITeacher(model), store, SamplingParams(max_tokens=12), RequestLimits(3, progress=False))
         assert (first.sent, first.failed, len(first.rationales)) == (6, [], 6)
         assert all(r.text and 0 < r.tokens <= 12 for r in first.rationales) and first.tokens > 6
-        again = collect(problems(6), ZeroShotCoT(), OpenAITeacher(model), store, max_tokens=12, max_concurrency=3, progress=False)
+        again = collect(problems(6), ZeroShotCoT(), OpenAITeacher(model), store, SamplingParams(max_tokens=12), RequestLimits(3, progress=False))
         assert (again.sent, again.reused) == (0, 6) and again.rationales == first.rationales
-        assert collect(problems(7), ZeroShotCoT(), OpenAITeacher(model), store, max_tokens=12, progress=False).sent == 1
+        assert collect(problems(7), ZeroShotCoT(), OpenAITeacher(model), store, SamplingParams(max_tokens=12)).sent == 1
 
 
 def test_served_answers_are_those_of_the_model(server, tmp_path):
-    from cotkit.teachers.protocol import LocalTeacher
+    from cotkit.teachers.local import LocalTeacher
     model, url = server
-    served = collect(problems(2), ZeroShotCoT(), OpenAITeacher(model, url), tmp_path/'a.db', max_tokens=10, progress=False)
-    local = collect(problems(2), ZeroShotCoT(), LocalTeacher(model), tmp_path/'a.db', max_tokens=10, progress=False)
+    served = collect(problems(2), ZeroShotCoT(), OpenAITeacher(model, EndpointConfig(url)), tmp_path/'a.db', SamplingParams(max_tokens=10))
+    local = collect(problems(2), ZeroShotCoT(), LocalTeacher(model), tmp_path/'a.db', SamplingParams(max_tokens=10))
     assert [r.text for r in served.rationales] == [r.text for r in local.rationales] and local.sent == 2
 
 
 def test_stop_strings_are_accepted(server, tmp_path):
     model, url = server
     items = problems(3)
-    collected = collect(items[1:], FewShotCoT(demonstrations(items[:1])), OpenAITeacher(model, url), tmp_path/'a.db', max_tokens=8, progress=False)
+    collected = collect(items[1:], FewShotCoT(demonstrations(items[:1])), OpenAITeacher(model, EndpointConfig(url)), tmp_path/'a.db', SamplingParams(max_tokens=8))
     assert len(collected.rationales) == 2 and not collected.failed
 
 
@@ -91,7 +92,7 @@ def test_the_main_job_with_a_served_teacher(server, tmp_path):
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
     model, url = server
     items = problems(30)
-    collected = collect(items, ZeroShotCoT(), OpenAITeacher(model, url), tmp_path/'a.db', max_tokens=64, progress=False)
+    collected = collect(items, ZeroShotCoT(), OpenAITeacher(model, EndpointConfig(url)), tmp_path/'a.db', SamplingParams(max_tokens=64))
     curated = curate(collected.rationales, items, ZeroShotCoT())
     assert curated.accuracy.n == 30 and curated.accuracy.value > 0.5
     about = {r.problem_id: [r] for r in curated.kept}

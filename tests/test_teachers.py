@@ -8,7 +8,9 @@ from cotkit.data.core import CotkitError, Problem, Request
 from cotkit.data.formats import ZeroShotCoT
 from cotkit.data.answers import is_correct, read_answer
 from cotkit.data.word_problems import word_problems
-from cotkit.teachers.protocol import LocalTeacher, OpenAITeacher, OracleTeacher, ReplayTeacher, Teacher, TeacherError, completion_from_reply, retry_after_seconds, status_error, token_texts
+from cotkit.teachers.local import LocalTeacher, token_texts
+from cotkit.teachers.openai import EndpointConfig, OpenAITeacher, completion_from_reply, retry_after_seconds, status_error
+from cotkit.teachers.protocol import OracleTeacher, ReplayTeacher, Teacher, TeacherError
 from loopback import Loopback, Raw, Reset, Stall, Status, Truncate
 
 KEY = 'sk-very-secret-4711'
@@ -29,7 +31,7 @@ def ask(teacher, request: Request):
 
 def error_of(plan, **options) -> TeacherError:
     with Loopback(plan) as server, pytest.raises(TeacherError) as e:
-        ask(OpenAITeacher('tiny', server.base_url, **options), Request('tiny', 'Q: apples'))
+        ask(OpenAITeacher('tiny', EndpointConfig(server.base_url, **options)), Request('tiny', 'Q: apples'))
     assert '\n' not in str(e.value)
     shown = ''.join(traceback.format_exception(e.value)) + repr(e.value) + repr(vars(e.value))
     assert KEY not in shown and e.value.__context__ is None and e.value.__cause__ is None
@@ -41,7 +43,7 @@ def error_of(plan, **options) -> TeacherError:
 def test_the_request_as_it_arrives_and_the_answer_with_logprobs():
     with Loopback() as server:
         request = Request('tiny', 'Q: apples', system='Be brief.', temperature=0.5, max_tokens=7, top_logprobs=3, stop=('\n\nQ:',))
-        completion = ask(OpenAITeacher('tiny', server.base_url), request)
+        completion = ask(OpenAITeacher('tiny', EndpointConfig(server.base_url)), request)
         _, headers, body = server.received[0]
     assert headers['Authorization'] == f'Bearer {KEY}'
     assert body == {'model': 'tiny', 'temperature': 0.5, 'max_tokens': 7, 'logprobs': True, 'top_logprobs': 3, 'stop': ['\n\nQ:'],
@@ -62,7 +64,7 @@ def test_address_and_key_come_from_the_environment(monkeypatch):
 
 def test_one_teacher_in_several_loops():
     with Loopback() as server:
-        teacher = OpenAITeacher('tiny', server.base_url)
+        teacher = OpenAITeacher('tiny', EndpointConfig(server.base_url))
         for _ in range(3): assert ask(teacher, Request('tiny', 'Q')).text
         async def unclosed(): return await teacher.complete(Request('tiny', 'Q'))
         assert asyncio.run(unclosed()).text and ask(teacher, Request('tiny', 'Q')).text
@@ -112,21 +114,20 @@ def test_a_server_that_hangs():
 
 def test_nobody_waits_ten_minutes_unless_asked_to():
     "The time that a request may take is two minutes, at the connection too"
-    import inspect
-    assert inspect.signature(OpenAITeacher).parameters['timeout'].default == 120
-    assert OpenAITeacher('tiny', 'http://127.0.0.1:9/v1')._endpoint.timeout == 120
+    assert EndpointConfig().timeout == 120
+    assert OpenAITeacher('tiny', EndpointConfig('http://127.0.0.1:9/v1'))._endpoint.timeout == 120
 
 
 def test_the_body_is_what_is_sent():
     with Loopback() as server:
-        teacher, request = OpenAITeacher('tiny', server.base_url, extra={'top_p': 0.9}, limit_field='max_completion_tokens'), Request('tiny', 'Q', max_tokens=7)
+        teacher, request = OpenAITeacher('tiny', EndpointConfig(server.base_url, extra={'top_p': 0.9}, limit_field='max_completion_tokens')), Request('tiny', 'Q', max_tokens=7)
         ask(teacher, request)
         assert server.received[0][2] == teacher.body(request) and teacher.body(request)['max_completion_tokens'] == 7 and teacher.body(request)['top_p'] == 0.9
 
 
 def test_nobody_listens():
     with Loopback() as server: url = server.base_url
-    with pytest.raises(TeacherError, match='cannot connect') as e: ask(OpenAITeacher('tiny', url), Request('tiny', 'Q'))
+    with pytest.raises(TeacherError, match='cannot connect') as e: ask(OpenAITeacher('tiny', EndpointConfig(url)), Request('tiny', 'Q'))
     assert e.value.retryable and KEY not in ''.join(traceback.format_exception(e.value))
 
 
@@ -134,27 +135,27 @@ def test_the_key_is_nowhere_to_be_seen(caplog):
     caplog.set_level(logging.DEBUG)
     with Loopback() as server:
         url = server.base_url.replace('http://', 'http://user:password@')
-        teacher = OpenAITeacher('tiny', url)
+        teacher = OpenAITeacher('tiny', EndpointConfig(url))
         assert 'password' not in repr(teacher)
-        ask(OpenAITeacher('tiny', server.base_url), Request('tiny', 'Q'))
+        ask(OpenAITeacher('tiny', EndpointConfig(server.base_url)), Request('tiny', 'Q'))
     assert KEY not in repr(teacher) + repr(vars(teacher)) + caplog.text
 
 
 @pytest.mark.parametrize('url', ['127.0.0.1:8000/v1', 'ftp://127.0.0.1/v1', 'http://', 'file:///etc/passwd'])
 def test_an_address_that_is_none(url):
-    with pytest.raises(CotkitError, match='http://127.0.0.1:8000/v1'): OpenAITeacher('tiny', url)
+    with pytest.raises(CotkitError, match='http://127.0.0.1:8000/v1'): OpenAITeacher('tiny', EndpointConfig(url))
 
 
 def test_a_key_that_no_header_can_carry(monkeypatch):
     monkeypatch.setenv('OPENAI_API_KEY', 'sk-\u2013dash')
-    with Loopback() as server, pytest.raises(CotkitError, match='OPENAI_API_KEY') as e: ask(OpenAITeacher('tiny', server.base_url), Request('tiny', 'Q'))
+    with Loopback() as server, pytest.raises(CotkitError, match='OPENAI_API_KEY') as e: ask(OpenAITeacher('tiny', EndpointConfig(server.base_url)), Request('tiny', 'Q'))
     assert 'dash' not in str(e.value)
 
 
 def test_hostile_text_arrives_and_comes_back_writable():
     text = 'a\0b \ud800 \U0001f34e <|im_end|> {{ 7*7 }} %s {0}'
     with Loopback(lambda n, body: Raw('{"choices": [{"message": {"content": "half \\ud83c apple"}, "finish_reason": "length"}]}')) as server:
-        completion = ask(OpenAITeacher('tiny', server.base_url), Request('tiny', text))
+        completion = ask(OpenAITeacher('tiny', EndpointConfig(server.base_url)), Request('tiny', text))
         assert server.received[0][2]['messages'][0]['content'] == text
     assert completion.text == 'half \ufffd apple' and completion.finish_reason == 'length'
     completion.text.encode()
@@ -162,10 +163,10 @@ def test_hostile_text_arrives_and_comes_back_writable():
 
 def test_extra_fields_are_sent_and_named():
     with Loopback() as server:
-        teacher = OpenAITeacher('tiny', server.base_url, extra={'top_p': 0.9}, limit_field='max_completion_tokens')
+        teacher = OpenAITeacher('tiny', EndpointConfig(server.base_url, extra={'top_p': 0.9}, limit_field='max_completion_tokens'))
         ask(teacher, Request(teacher.name, 'Q'))
         assert server.received[0][2]['top_p'] == 0.9 and server.received[0][2]['max_completion_tokens'] == 512
-    assert teacher.name != OpenAITeacher('tiny', server.base_url).name == 'tiny'
+    assert teacher.name != OpenAITeacher('tiny', EndpointConfig(server.base_url)).name == 'tiny'
 
 
 # oracle and replay
@@ -308,7 +309,7 @@ def test_local_from_a_folder_has_the_same_name_and_answers(local, tmp_path):
     assert loaded.name.split('-')[-1] == local.name.split('-')[-1]
     request = Request('x', 'Q: apples', max_tokens=8)
     assert ask(loaded, request) == ask(local, request)
-    with pytest.raises(CotkitError, match='no model can be loaded') as e: LocalTeacher(tmp_path)
+    with pytest.raises(CotkitError, match='not a model folder') as e: LocalTeacher(tmp_path)
     assert '\n' not in str(e.value)
 
 

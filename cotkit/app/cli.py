@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse, json, math, sys
-from collections import defaultdict
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 import cotkit.data.word_problems  # registers its tasks
 from ..data.core import CotkitError, Example, Problem, Rationale, atomic_write, read_jsonl, write_jsonl
-from ..data.formats import FORMATS, Demonstration, Format, Mixture, demonstrations, get_format, gold_rationale
+from ..data.formats import FORMATS, Demonstration, Format, Mixture, contaminated, demonstrations, examples_from, get_format, gold_rationale
 from ..data.tasks import Task, load_task, task_names
 
 if TYPE_CHECKING:
-    from cotkit.teachers.collect import BatchResults, Collected
+    from cotkit.teachers.batch import BatchResults
+    from cotkit.teachers.collect import Collected
     from cotkit.models.students import Student
     from cotkit.data.records import Stages
     from cotkit.training.specialize import Live
@@ -136,8 +136,12 @@ def _add_teacher(parser: Parser) -> None:
 def _teacher(args: argparse.Namespace, task: Task, problems: Sequence[Problem]):
     "The teacher that the options name"
     from cotkit.teachers import protocol as teachers
-    if args.model: return teachers.OpenAITeacher(args.model, base_url=args.base_url, timeout=args.timeout)
-    if args.local: return teachers.LocalTeacher(_model(args.local))
+    if args.model:
+        from cotkit.teachers.openai import EndpointConfig, OpenAITeacher
+        return OpenAITeacher(args.model, EndpointConfig(args.base_url, timeout=args.timeout))
+    if args.local:
+        from cotkit.teachers.local import LocalTeacher
+        return LocalTeacher(_model(args.local))
     if args.replay: return teachers.ReplayTeacher(task.recorded(args.split, args.replay), name=args.replay)
     _need_gold(problems, '--oracle', 'Ask a teacher that can solve them.')
     return teachers.OracleTeacher(problems, accuracy=args.oracle, seed=args.data_seed)
@@ -162,23 +166,26 @@ def _add_collect(parser: Parser) -> None:
 # %% ../../nbs/app/73_cli.ipynb #9becf6dc
 def _collect(args: argparse.Namespace) -> dict[str, Any]:
     "Run `cotkit collect`"
-    from cotkit.teachers.collect import collect, read_batch, write_batch
+    from cotkit.teachers.collect import RequestLimits, collect
+    from cotkit.teachers.protocol import SamplingParams
+    from cotkit.teachers.batch import read_batch, write_batch
     from cotkit.teachers.store import Store
     task = _task(args)
     problems = _problems(args, task)
     teacher, format = _teacher(args, task, problems), _format(args, task)
     temperature = args.temperature if args.temperature is not None else 0.7 if args.samples > 1 else 0.0
-    settings = dict(samples=args.samples, temperature=temperature, max_tokens=args.max_tokens, top_logprobs=args.top_logprobs)
+    sampling = SamplingParams(args.samples, temperature, args.max_tokens, args.top_logprobs)
     if (args.batch_file or args.batch_results) and not args.model: raise CotkitError('a batch job needs an endpoint', 'Name its model with --model.', field='--model')
     with Store(args.store) as store:
-        if args.batch_file: return _batch_written(write_batch(args.batch_file, problems, format, teacher, store, **settings), args)
-        results = read_batch(args.batch_results, problems, format, teacher, store, **settings) if args.batch_results else None
+        if args.batch_file: return _batch_written(write_batch(args.batch_file, problems, format, teacher, store, sampling), args)
+        results = read_batch(args.batch_results, problems, format, teacher, store, sampling) if args.batch_results else None
         if results: _check_results(results)
         _say_split(task)
-        collected = collect(problems, format, teacher, store, **settings, max_concurrency=args.max_concurrency, max_requests=0 if results else args.max_requests)
+        limits = RequestLimits(args.max_concurrency, max_requests=0 if results else args.max_requests)
+        collected = collect(problems, format, teacher, store, sampling, limits)
     _write_collected(collected, args.out)
     failures = _failures(collected, results)
-    taken = {'kept': results.kept, 'foreign': results.foreign, 'batch_failed': len(results.failed)} if results else {}
+    taken = {'kept': results.kept, 'foreign': results.unmatched, 'batch_failed': len(results.failed)} if results else {}
     return {'rationales': len(collected.rationales), 'sent': collected.sent, 'reused': collected.reused, 'failed': len(collected.failed), **taken, **failures,
             'pending': collected.pending, 'stopped': '' if results else collected.stopped, 'tokens': collected.tokens, 'store': str(args.store), 'out': str(args.out)}
 
@@ -258,7 +265,6 @@ def _add_training(parser: Parser) -> None:
 # %% ../../nbs/app/73_cli.ipynb #bd2618ef
 def _taught(args: argparse.Namespace) -> tuple[Task, list[Problem], dict[str, int]]:
     "The task, the problems that may be taught, and the count of those left out because their question also stands in the test split"
-    from cotkit.teachers.curate import contaminated
     task = _task(args)
     named = _problems(args, task)
     unseen = contaminated(named, task.splits.get('test', ()))
@@ -268,16 +274,14 @@ def _taught(args: argparse.Namespace) -> tuple[Task, list[Problem], dict[str, in
 # %% ../../nbs/app/73_cli.ipynb #c2555a4e
 def _examples(format: Format, problems: Sequence[Problem], rationales: Sequence[Rationale]) -> list[Example]:
     "What a student will learn; a `CotkitError` if that is nothing"
-    about = defaultdict(list)
-    for rationale in rationales: about[rationale.problem_id].append(rationale)
-    examples = [e for p in problems for e in format.examples(p, about[p.id])]
+    examples = examples_from(format, problems, rationales)
     if not examples: raise CotkitError('there is nothing to teach', 'Name what `cotkit curate` kept about these problems.', field='--rationales')
     return examples
 
 
 def _need_rationales(format: Format, examples: Sequence[Example]) -> None:
     "A `CotkitError` if a format that teaches rationales would teach labels alone"
-    if 'rationale' not in format.objective_weights or any(e.objective == 'rationale' for e in examples): return
+    if not format.objective_weights.get('rationale') or any(e.objective == 'rationale' for e in examples): return
     raise CotkitError(f'{format.name} needs rationales', 'Name what `cotkit curate` kept with --rationales, or use --recipe label-only.', field='--rationales')
 
 

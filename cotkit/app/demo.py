@@ -13,7 +13,7 @@ from typing import Any, Callable, Mapping
 
 from tqdm.auto import tqdm
 
-from ..teachers.collect import collect
+from ..teachers.collect import RequestLimits, collect
 from ..data.core import Rationale, Row, read_jsonl, write_jsonl
 from ..teachers.curate import Curated, curate
 from ..evaluation.evaluate import Evaluation, evaluate
@@ -54,7 +54,7 @@ def _teach(folder: Path, task: Task, settings: DemoSettings, progress: bool) -> 
     "Collect rationales about the training problems and keep the correct ones"
     teacher = OracleTeacher(task['train'], accuracy=settings.teacher_accuracy, seed=settings.seed)
     with Store(folder/'ledger.sqlite') as store:
-        collected = collect(task['train'], ZeroShotCoT(), teacher, store, progress=progress)
+        collected = collect(task['train'], ZeroShotCoT(), teacher, store, limits=RequestLimits(progress=progress))
     curated = curate(collected.rationales, task['train'], ZeroShotCoT())
     write_jsonl(folder/'curated.jsonl', curated.kept)
     return curated

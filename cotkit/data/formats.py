@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import hashlib, re
 from bisect import bisect
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import InitVar, dataclass, fields
+from functools import cached_property
 from itertools import accumulate
-from typing import Any, ClassVar, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Iterable, Iterator, Mapping, Sequence
 
 from .answers import MARKERS, Answer, cut_run_on, read_answer
-from .core import CotkitError, Example, Problem, Rationale, question_text
+from .core import (
+    CotkitError, Example, Problem, Rationale, Registry, question_key, question_text)
 
 # %% auto #0
-__all__ = ['FORMATS', 'answer_text', 'split_reasoning', 'stated_answer', 'chain_text', 'gold_rationale', 'Format', 'AnswerOnly',
-           'ZeroShotCoT', 'Demonstration', 'demonstrations', 'FewShotCoT', 'FewShotAnswerOnly', 'StepByStep',
-           'check_demonstrations', 'Mixture', 'get_format', 'format_from_dict']
+__all__ = ['FORMATS', 'answer_text', 'split_reasoning', 'stated_answer', 'chain_text', 'gold_rationale', 'Format',
+           'register_format', 'get_format', 'format_from_dict', 'AnswerOnly', 'ZeroShotCoT', 'Demonstration',
+           'demonstrations', 'FewShotCoT', 'FewShotAnswerOnly', 'StepByStep', 'check_demonstrations', 'check_disjoint',
+           'contaminated', 'Mixture', 'examples_from']
 
 # %% ../../nbs/data/07_formats.ipynb #9836000d
 def answer_text(
@@ -103,6 +106,43 @@ class Format:
         "Name and settings as JSON-ready values, for `format_from_dict`"
         return {'name': self.name, **{f.name: getattr(self, f.name) for f in fields(self)}}
 
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Format:
+        "A format from its settings as JSON gives them back: lists become tuples"
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(settings) - set(known)):
+            raise CotkitError(f'format {cls.name} has no such setting',
+                              f'It has: {", ".join(known) or "none"}.', field=unknown[0])
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+
+# %% ../../nbs/data/07_formats.ipynb #a014a55a
+FORMATS: Registry[type[Format]] = Registry('format')
+
+
+def register_format(
+    cls: type[Format],  # a subclass with a `name` of its own
+) -> type[Format]:      # the same class
+    "Make a format known by its name, so that students that were trained with it can be loaded"
+    if not cls.__dict__.get('name'):
+        raise CotkitError(f'{cls.__name__} has none', "Write name = '…' in the class.", field='name')
+    return FORMATS.register(cls)
+
+# %% ../../nbs/data/07_formats.ipynb #81825a0d
+def get_format(
+    name: str,      # a key of `FORMATS`
+    **options: Any, # its settings
+) -> Format:        # the format
+    "A format by name; a `CotkitError` for a name or a setting that does not exist"
+    return FORMATS[name].from_dict(options)
+
+
+def format_from_dict(
+    row: Mapping[str, Any],  # what `Format.to_dict` gave
+) -> Format:                 # an equal format
+    "A format from its JSON"
+    settings = dict(row)
+    return FORMATS[settings.pop('name', None)].from_dict(settings)
+
 # %% ../../nbs/data/07_formats.ipynb #7ad3f275
 def _label(problem: Problem, rationales: Sequence[Rationale], labels: str) -> str | None:
     "The answer to teach: gold, or what the teacher answered most often (the first to reach that count wins)"
@@ -118,6 +158,7 @@ def _check_labels(labels: str) -> None:
     if labels not in ('gold', 'teacher'): raise CotkitError(f'is {labels!r}', 'One of: gold, teacher.', field='labels')
 
 # %% ../../nbs/data/07_formats.ipynb #145d4d43
+@register_format
 @dataclass(frozen=True)
 class AnswerOnly(Format):
     "Question in, answer out (model specialization, zero-shot answer-only)"
@@ -136,6 +177,7 @@ class AnswerOnly(Format):
         return [Example(self.prompt(problem), f'The answer is {answer_text(problem, label)}.', 'label', problem.id)]
 
 # %% ../../nbs/data/07_formats.ipynb #af289759
+@register_format
 @dataclass(frozen=True)
 class ZeroShotCoT(Format):
     "Question in, reasoning and answer out (model specialization, zero-shot CoT)"
@@ -183,6 +225,7 @@ def _rank(seed: int, problem: Problem, demonstration: Demonstration) -> bytes:
     return hashlib.sha256(f'{seed}\0{problem.question}\0{demonstration.problem.question}'.encode('utf-8', 'surrogatepass')).digest()
 
 
+@register_format
 @dataclass(frozen=True)
 class FewShotCoT(Format):
     "Solved problems, then the question (chain-of-thought prompting; model specialization, in-context CoT)"
@@ -199,9 +242,13 @@ class FewShotCoT(Format):
     @property
     def objective_weights(self) -> Mapping[str, float]: return {'rationale': 1.0}
 
+    @cached_property
+    def _keys(self) -> list[str]: return [question_key(d.problem) for d in self.demonstrations]
+
     def shown(self, problem: Problem) -> list[Demonstration]:
         "The demonstrations for `problem`, never the problem itself"
-        pool = [d for d in self.demonstrations if d.problem.question.split() != problem.question.split()]
+        asked = question_key(problem)
+        pool = [d for d, key in zip(self.demonstrations, self._keys) if key != asked]
         if self.shots is None: return pool
         return sorted(pool, key=lambda d: _rank(self.seed, problem, d))[:self.shots]
 
@@ -217,7 +264,14 @@ class FewShotCoT(Format):
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), 'demonstrations': [d.to_dict() for d in self.demonstrations]}
 
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> FewShotCoT:
+        shown = [d if isinstance(d, Demonstration) else Demonstration.from_dict(d)
+                 for d in settings.get('demonstrations', ())]
+        return super().from_dict({**settings, 'demonstrations': shown})
+
 # %% ../../nbs/data/07_formats.ipynb #2eff874b
+@register_format
 @dataclass(frozen=True)
 class FewShotAnswerOnly(FewShotCoT):
     "Answered problems, then the question (model specialization, in-context answer-only)"
@@ -234,6 +288,7 @@ class FewShotAnswerOnly(FewShotCoT):
         return [Example(self.prompt(problem), f'The answer is {answer_text(problem, problem.answer)}.', 'label', problem.id)] if problem.answer else []
 
 # %% ../../nbs/data/07_formats.ipynb #0a654d86
+@register_format
 @dataclass(frozen=True)
 class StepByStep(Format):
     "A label task and a rationale task on the same question (Distilling step-by-step, section 3.2)"
@@ -268,27 +323,54 @@ class StepByStep(Format):
         "The label task writes the bare answer, so all of `text` is read as one"
         return read_answer(f'The answer is {text}', problem.kind, problem.choices, flexible=flexible)
 
+# %% ../../nbs/data/07_formats.ipynb #4f827a54
+def _keys_and_ids(problems: Iterable[Problem]) -> set[tuple[str, str]]:
+    "Both that a problem is recognised by"
+    return {name for p in problems for name in (('id', p.id), ('question', question_key(p)))}
+
+
+def _first_seen(problems: Iterable[Problem], seen: set[tuple[str, str]]) -> Problem | None:
+    return next((p for p in problems if _keys_and_ids([p]) & seen), None)
+
 # %% ../../nbs/data/07_formats.ipynb #46c834fa
-def _words(problem: Problem) -> str: return ' '.join(question_text(problem).lower().split())
-
-
-def _shown(format: Format) -> list[Problem]:
+def _shown(format: Format) -> Iterator[Problem]:
     "All problems that a format may show as demonstrations"
-    inside = [p for f in getattr(format, 'formats', ()) for p in _shown(f)]
-    return inside + [d.problem for d in getattr(format, 'demonstrations', ())]
+    for inner in getattr(format, 'formats', ()): yield from _shown(inner)
+    yield from (d.problem for d in getattr(format, 'demonstrations', ()))
 
 
 def check_demonstrations(
-    format: Format,            # a mixture, or any other
+    format: Format,               # a mixture, or any other
     held_out: Iterable[Problem],  # test and validation problems
 ) -> None:
-    "Raise a `CotkitError` if one of these problems is among the format's demonstrations, by its id or by its words"
-    shown = {key for p in _shown(format) for key in (('id', p.id), ('words', _words(p)))}
-    for problem in held_out:
-        if ('id', problem.id) in shown or ('words', _words(problem)) in shown:
-            raise CotkitError(f'problem {problem.id!r} is shown as a demonstration', 'Take demonstrations from the training split.', field='demonstrations')
+    "Raise a `CotkitError` if one of these problems is among the format's demonstrations"
+    seen = _first_seen(held_out, _keys_and_ids(_shown(format)))
+    if seen is None: return
+    raise CotkitError(f'problem {seen.id!r} is shown as a demonstration',
+                      'Take demonstrations from the training split.', field='demonstrations')
+
+# %% ../../nbs/data/07_formats.ipynb #6770cbcf
+def check_disjoint(
+    problems: Iterable[Problem],  # trained on
+    held_out: Iterable[Problem],  # validated or tested on
+) -> None:
+    "Raise a `CotkitError` if a problem is in both"
+    seen = _first_seen(held_out, _keys_and_ids(problems))
+    if seen is None: return
+    raise CotkitError(f'held-out problem {seen.id!r} is also trained on',
+                      'Validate and test on splits of their own.')
+
+
+def contaminated(
+    problems: Iterable[Problem],  # problems to learn from
+    held_out: Iterable[Problem],  # problems that must stay unseen
+) -> set[str]:                    # ids of those in `problems` whose question is also in `held_out`
+    "Problems that would leak a test question into training"
+    unseen = {question_key(p) for p in held_out}
+    return {p.id for p in problems if question_key(p) in unseen}
 
 # %% ../../nbs/data/07_formats.ipynb #8661d5d4
+@register_format
 @dataclass(frozen=True)
 class Mixture(Format):
     "Several formats, taught side by side (model specialization, section 3)"
@@ -344,28 +426,19 @@ def _merged_weights(formats: Sequence[Format]) -> dict[str, float]:
                 raise CotkitError(f'task {task!r} has weight {weights[task]} and, in format {format.name!r}, {weight}', 'Mix formats that agree.', field='formats')
     return weights
 
-# %% ../../nbs/data/07_formats.ipynb #a014a55a
-FORMATS: dict[str, type[Format]] = {f.name: f for f in (AnswerOnly, ZeroShotCoT, FewShotCoT, FewShotAnswerOnly, StepByStep, Mixture)}
-
-
-def get_format(
-    name: str,      # a key of `FORMATS`
-    **options: Any, # its settings
-) -> Format:        # the format
-    "A format by name; a `CotkitError` for a name or a setting that does not exist"
-    if name not in FORMATS: raise CotkitError(f'no format {name!r}', f'One of: {", ".join(FORMATS)}.')
-    known = [f.name for f in fields(FORMATS[name])]
-    if unknown := sorted(set(options) - set(known)):
-        raise CotkitError(f'format {name} has no such setting', f'It has: {", ".join(known) or "none"}.', field=unknown[0])
-    return FORMATS[name](**options)
-
-
-def format_from_dict(
-    row: Mapping[str, Any],  # what `Format.to_dict` gave
-) -> Format:                 # an equal format
-    "A format from its JSON"
-    settings = dict(row)
-    name = settings.pop('name', None)
-    if 'demonstrations' in settings:
-        settings['demonstrations'] = tuple(Demonstration.from_dict(d) for d in settings['demonstrations'])
-    return get_format(name, **settings)
+# %% ../../nbs/data/07_formats.ipynb #650b6c15
+def examples_from(
+    format: Format,                        # how they are taught
+    problems: Iterable[Problem],           # what is taught
+    rationales: Iterable[Rationale] = (),  # about these problems; others are passed over
+    gold: bool = False,                    # gold steps where there is no rationale about a problem
+) -> list[Example]:                        # in the order of the problems
+    "What a student is trained on, without the objectives that have no weight"
+    about, weights, found = defaultdict(list), format.objective_weights, []
+    for rationale in rationales: about[rationale.problem_id].append(rationale)
+    for problem in problems:
+        known = about.get(problem.id, [])
+        if gold and not known and problem.gold_steps and problem.answer:
+            known = [gold_rationale(problem)]
+        found += [e for e in format.examples(problem, known) if weights.get(e.objective) != 0]
+    return found

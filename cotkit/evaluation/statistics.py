@@ -15,8 +15,8 @@ from ..data.answers import Z95, wilson
 from ..data.core import CotkitError, Row, _table
 
 # %% auto #0
-__all__ = ['t_quantile', 'bonett_price', 'mcnemar', 'holm', 'mean_squares', 'mean_variance', 'mean_interval', 'share_interval',
-           'Estimate', 'mean_estimate', 'paired_difference', 'contrast', 'pass_at_k']
+__all__ = ['t_quantile', 'bonett_price', 'mcnemar', 'holm', 'mean_squares', 'mean_variance', 'standard_error', 'mean_interval',
+           'share_interval', 'Estimate', 'mean_estimate', 'paired_difference', 'contrast', 'p_value', 'pass_at_k']
 
 # %% ../../nbs/evaluation/52_statistics.ipynb #73e2bbcb
 def t_quantile(
@@ -83,16 +83,24 @@ def mean_variance(
     return total / (k * m), total ** 2 / squares
 
 # %% ../../nbs/evaluation/52_statistics.ipynb #f8c3201c
-def mean_interval(
+def standard_error(
     table: np.ndarray,  # (seeds, items), at least two numbers
-) -> tuple[float, float]:  # 95 % interval
-    "t-interval of the mean of a table; a `CotkitError` for a single number"
+) -> tuple[float, float]:  # of the grand mean, with its degrees of freedom
+    "Standard error of the mean of a table; a `CotkitError` for a single number"
     k, m = table.shape
     if k * m < 2:
         raise CotkitError('one answer has no interval', 'Give more seeds or problems.')
     if k > 1 and m > 1: variance, freedom = mean_variance(table)
-    else: variance, freedom = table.var(ddof=1) / table.size, table.size - 1
-    half = t_quantile(freedom) * math.sqrt(variance)
+    else: variance, freedom = table.var(ddof=1) / table.size, table.size - 1.0
+    return math.sqrt(variance), freedom
+
+
+def mean_interval(
+    table: np.ndarray,  # (seeds, items), at least two numbers
+) -> tuple[float, float]:  # 95 % interval
+    "t-interval of the mean of a table; a `CotkitError` for a single number"
+    error, freedom = standard_error(table)
+    half = t_quantile(freedom) * error
     return float(table.mean()) - half, float(table.mean()) + half
 
 # %% ../../nbs/evaluation/52_statistics.ipynb #3e412ab0
@@ -120,6 +128,7 @@ class Estimate(Row):
     name: str = ''                 # the student, or what is compared
     split: str = ''                # the problems
     share: bool = True             # whether it is a share, shown in per cent, or any other number
+    freedom: float = 0.0           # degrees of freedom of a difference's t-interval; 0 if it has another interval
 
     def __str__(self) -> str:
         seeds = f', {len(self.by_seed)} seeds' if len(self.by_seed) > 1 else ''
@@ -168,8 +177,9 @@ def paired_difference(
     if share and (k == 1 or m == 1 or not table.any()):
         low, high = bonett_price(int((table[0] > 0).sum()), int((table[0] < 0).sum()), m)
     else: low, high = mean_interval(table)
+    freedom = standard_error(table)[1] if k > 1 and m > 1 and table.any() else 0.0
     if share: low, high = max(-1.0, low), min(1.0, high)
-    return _estimate(table, (low, high), difference=True, name=name, split=split, share=share)
+    return _estimate(table, (low, high), difference=True, name=name, split=split, share=share, freedom=freedom)
 
 # %% ../../nbs/evaluation/52_statistics.ipynb #0ee8a1be
 def contrast(
@@ -179,11 +189,23 @@ def contrast(
 ) -> Estimate:                                  # with its interval over seeds and items
     "Weighted sum of means; a `CotkitError` for a single number"
     table = np.sum([weight * np.asarray(scores, dtype=float) for weight, scores in terms], axis=0)
-    low, high = mean_interval(table)
+    (low, high), freedom = mean_interval(table), standard_error(table)[1]
     if not table.any():
+        freedom = 0.0
         scale = sum(abs(weight) for weight, _ in terms) / 2
         low, high = (scale * end for end in bonett_price(0, 0, table.shape[1]))
-    return _estimate(table, (low, high), difference=True, name=name, split=split)
+    return _estimate(table, (low, high), difference=True, name=name, split=split, freedom=freedom)
+
+# %% ../../nbs/evaluation/52_statistics.ipynb #556d7adb
+def p_value(
+    difference: Estimate,  # of `paired_difference` or `contrast`
+    null: float = 0.0,     # the value that is tested
+) -> float:                # two-sided; nan if the interval is not Student's
+    "p-value of a t-test"
+    from scipy import stats
+    if not difference.freedom or difference.high == difference.low: return math.nan
+    error = (difference.high - difference.low) / 2 / t_quantile(difference.freedom)
+    return float(2 * stats.t.sf(abs(difference.value - null) / error, difference.freedom))
 
 # %% ../../nbs/evaluation/52_statistics.ipynb #a78f4e11
 def pass_at_k(

@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from ..teachers.collect import collect
+from ..teachers.collect import RequestLimits, collect
 from ..data.core import CotkitError, Problem, Rationale
 from ..teachers.curate import Curated, curate
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..data.formats import Format, StepByStep, ZeroShotCoT, gold_rationale
-from ..data.records import RunRecord, Stages, grid, sweep
+from ..app.study import grid, sweep
+from ..data.records import RunRecord, Stages
 from ..teachers.store import Store
 from ..data.word_problems import word_problems
 from ..data.tasks import Task
@@ -67,7 +68,7 @@ def teach(
     "What the teacher says"
     teacher = OracleTeacher(problems, config['teacher_accuracy'], config['seed'])
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder)/'ledger.sqlite') as store:
-        collected = collect(problems, ZeroShotCoT(), teacher, store, progress=False)
+        collected = collect(problems, ZeroShotCoT(), teacher, store, limits=RequestLimits(progress=False))
     return curate(collected.rationales, problems, ZeroShotCoT(), keep='all')
 
 # %% ../../nbs/papers/distilling_step_by_step.ipynb #7adbe062

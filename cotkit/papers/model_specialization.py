@@ -13,19 +13,21 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar, Iterable, Mapping, Sequence
 
-from ..teachers.collect import collect
+from ..teachers.collect import RequestLimits, collect
+from ..teachers.protocol import SamplingParams
 from ..data.core import Example, Problem, Rationale
 from ..teachers.curate import Curated, curate
 from ..training.distill import distill
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..data.formats import AnswerOnly, FewShotAnswerOnly, FewShotCoT, Format, Mixture, ZeroShotCoT, demonstrations, gold_rationale
 from ..models.students import Size, Student, build_model, load_model, parameter_count, train_tokenizer
-from ..data.records import RunRecord, Stages, sweep
+from ..app.study import sweep
+from ..data.records import RunRecord, Stages
 from ..training.specialize import read_matching, specialize
 from ..teachers.store import Store
 from ..data.word_problems import OUT_OF_DISTRIBUTION, ability_problems, rephrase_steps, word_problems
 from ..data.tasks import Task
-from ..teachers.protocol import LocalTeacher
+from ..teachers.local import LocalTeacher
 
 # %% auto #0
 __all__ = ['SETTINGS', 'MIXTURES', 'SHARED', 'RATES', 'RunningText', 'start', 'teacher', 'rationales', 'run', 'configs',
@@ -192,8 +194,9 @@ def _taught_by(text: str, cache: str | Path) -> Curated:
     master = teacher(settings, cache)
     ledger = _kept(cache, 'ledger', text).with_suffix('.sqlite')
     with Store(ledger) as store:
-        collected = collect(problems, ZeroShotCoT(), LocalTeacher(master.model, master.tokenizer, batch_size=128), store, samples=about['samples'],
-                            temperature=about['temperature'], max_tokens=settings['longest'], top_logprobs=about['top'], max_concurrency=512, progress=False)
+        local = LocalTeacher(master.model, master.tokenizer, batch_size=128)
+        sampling = SamplingParams(about['samples'], about['temperature'], settings['longest'], about['top'])
+        collected = collect(problems, ZeroShotCoT(), local, store, sampling, RequestLimits(512, progress=False))
     return curate(collected.rationales, problems, ZeroShotCoT())
 
 

@@ -12,11 +12,10 @@ from typing import Any, Collection, Iterable, Literal, Mapping, Sequence
 
 from ..data.answers import MARKERS, Accuracy, Answer, cut_run_on, is_correct, same_answer
 from ..data.core import CotkitError, Problem, Rationale, Row, TokenLogprob, _table
-from ..data.formats import Format, split_reasoning
+from ..data.formats import Format, contaminated, split_reasoning
 
 # %% auto #0
-__all__ = ['REASONS', 'Keep', 'training_span', 'read_rationale', 'Dropped', 'contaminated', 'Curated', 'curate', 'Vote',
-           'majority_vote']
+__all__ = ['REASONS', 'Keep', 'training_span', 'read_rationale', 'Dropped', 'Curated', 'curate', 'Vote', 'majority_vote']
 
 # %% ../../nbs/teachers/26_curate.ipynb #2f6d4fe8
 _MARKER = re.compile('|'.join(map(re.escape, MARKERS)), re.IGNORECASE)
@@ -94,15 +93,6 @@ class Dropped(Row):
 def _plain(text: str) -> str:
     "Words, numbers and signs of a text, lower case, one space apart"
     return ' '.join(re.findall(r'\w+|[^\w\s]', unicodedata.normalize('NFKC', text).casefold()))
-
-
-def contaminated(
-    problems: Iterable[Problem],  # problems to learn from
-    held_out: Iterable[Problem],   # problems that must stay unseen
-) -> set[str]:                    # ids of those in `problems` whose question is also in `held_out`
-    "Problems that would leak a test question into training: exact match of the normalised question"
-    unseen = {' '.join(re.findall(r'\w+', _plain(p.question))) for p in held_out}
-    return {p.id for p in problems if ' '.join(re.findall(r'\w+', _plain(p.question))) in unseen}
 
 # %% ../../nbs/teachers/26_curate.ipynb #663356cb
 def _faults(rationale: Rationale, answer: Answer | None, min_words: int, limited: bool) -> Iterable[str]:

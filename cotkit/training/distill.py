@@ -5,53 +5,22 @@
 # %% ../../nbs/training/36_distill.ipynb #36a00004
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import Iterable, Mapping, Sequence
 
-from ..data.core import CotkitError, Example, Problem, Rationale
+from ..data.core import CotkitError, Example
 from ..data.formats import AnswerOnly, Format, StepByStep, ZeroShotCoT, check_demonstrations
-from ..data.formats import gold_rationale, question_text
+from ..data.formats import check_disjoint, examples_from
 from ..models.students import Student
-from .trainer import Monitor, TrainConfig, TrainingSet, train
+from .config import TrainConfig
+from .trainer import Monitor, TrainingSet, train
 
 # %% auto #0
-__all__ = ['RECIPES', 'check_disjoint', 'examples_from', 'training_examples', 'distill']
+__all__ = ['RECIPES', 'training_examples', 'distill']
 
 # %% ../../nbs/training/36_distill.ipynb #46895b19
 RECIPES: dict[str, type[Format]] = {
     'label-only': AnswerOnly, 'step-by-step': StepByStep, 'chain-of-thought': ZeroShotCoT}
-
-# %% ../../nbs/training/36_distill.ipynb #80655254
-def check_disjoint(
-    problems: Iterable[Problem],  # trained on
-    held_out: Iterable[Problem],  # validated or tested on
-) -> None:
-    "Raise a `CotkitError` if a problem is in both, by its id or by its words"
-    def words(problem): return ' '.join(question_text(problem).lower().split())
-    problems = list(problems)
-    ids, texts = {p.id for p in problems}, {words(p) for p in problems}
-    for problem in held_out:
-        if problem.id in ids or words(problem) in texts:
-            raise CotkitError(f'problem {problem.id!r} is held out and also trained on', 'Validate on a split of its own.')
-
-# %% ../../nbs/training/36_distill.ipynb #36a00010
-def examples_from(
-    format: Format,
-    problems: Iterable[Problem],
-    rationales: Iterable[Rationale],
-    gold: bool = False,  # a problem without a rationale uses its gold steps, if it has some
-) -> list[Example]:
-    "What a format makes of problems and rationales; objectives of weight 0 are left out"
-    about = defaultdict(list)
-    for rationale in rationales: about[rationale.problem_id].append(rationale)
-    found = []
-    for problem in problems:
-        mine = about.get(problem.id, [])
-        if gold and not mine and problem.gold_steps and problem.answer: mine = [gold_rationale(problem)]
-        found += [e for e in format.examples(problem, mine) if format.objective_weights.get(e.objective) != 0]
-    return found
 
 # %% ../../nbs/training/36_distill.ipynb #36a00012
 def training_examples(

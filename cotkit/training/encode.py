@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 # %% auto #0
-__all__ = ['IGNORE_INDEX', 'EncodeConfig', 'encode', 'objective_names', 'TokenBlocks', 'Collator', 'segment_mask',
-           'LengthGroupedSampler']
+__all__ = ['IGNORE_INDEX', 'encode', 'objective_names', 'TokenBlocks', 'Collator', 'segment_mask', 'LengthGroupedSampler']
 
 # %% ../../nbs/training/30_encode.ipynb #a3666a7b
 import numpy as np
@@ -22,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.core import CotkitError, Example
 from ..models.students import ARCHITECTURES, Arch, tokenize_inputs, tokenize_targets
+from .config import EncodeConfig
 
 # %% ../../nbs/training/30_encode.ipynb #8d12b5d8
 IGNORE_INDEX = -100  # the label of a token that is not supervised
@@ -44,14 +43,6 @@ def _input_target_pairs(
     _check_tokenizer(tokenizer)
     inputs = tokenize_inputs(tokenizer, [e.input for e in examples], arch)
     return zip(inputs, tokenize_targets(tokenizer, [e.target for e in examples], arch))
-
-# %% ../../nbs/training/30_encode.ipynb #5f0c1a01
-@dataclass(frozen=True)
-class EncodeConfig:
-    "Which examples are kept, and how they become rows"
-    max_input: int = 1024       # tokens of the longest input that is kept
-    max_target: int = 256       # tokens of the longest target that is kept, its end included
-    share_prefix: bool = False  # examples of a problem that begin alike become one row (causal only)
 
 # %% ../../nbs/training/30_encode.ipynb #f6a068db
 def _objectives(examples: Sequence[Example], given: Sequence[str] | None) -> list[str]:

@@ -5,7 +5,7 @@
 # %% ../../nbs/training/35_on_policy.ipynb #0c058e78
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, Iterator, Sequence
 
 import numpy as np
@@ -14,27 +14,13 @@ import torch
 from ..data.core import CotkitError, Example
 from ..models.generate import generate
 from ..models.students import Student, tokenize_inputs, tokenize_targets
-from .encode import EncodeConfig, encode
+from .config import EncodeConfig, OnPolicyConfig
+from .encode import encode
 from .soft_targets import LABEL, TeacherModel
 from .trainer import StudentTrainer
 
 # %% auto #0
-__all__ = ['OnPolicyConfig', 'OnPolicy']
-
-# %% ../../nbs/training/35_on_policy.ipynb #0f2bfd73
-@dataclass(frozen=True)
-class OnPolicyConfig:
-    "How often, and how, a student writes the texts that it is trained on"
-    share: float = 0.5         # of the micro-batches
-    temperature: float = 1.0   # at which the student writes
-    max_new_tokens: int = 256  # its longest text, in its own tokens
-
-    def __post_init__(self):
-        if not 0 <= self.share <= 1:
-            raise CotkitError(f'is {self.share}', 'A number from 0 to 1.', field='share')
-        for name, least in (('temperature', 0), ('max_new_tokens', 1)):
-            if not getattr(self, name) >= least:
-                raise CotkitError(f'is {getattr(self, name)}', f'At least {least}.', field=name)
+__all__ = ['OnPolicy']
 
 # %% ../../nbs/training/35_on_policy.ipynb #f22c11a6
 def _fits(model: TeacherModel | Student, examples: Sequence[Example]) -> list[bool]:

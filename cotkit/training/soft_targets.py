@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib, re
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Literal, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ import torch
 from ..data.core import CotkitError, Example, Rationale, TokenLogprob
 from ..data.formats import split_reasoning
 from ..models.students import Arch, Student, tokenize_inputs
-from .encode import IGNORE_INDEX, TokenBlocks, objective_names
+from .config import Divergence, KDConfig, TailMode
+from .encode import IGNORE_INDEX, objective_names
 from .losses import Loss, register_loss, student_logits, token_losses
 from .trainer import check_segments
 from .align import Alignment, Spans, Vocabulary, align, byte_level_bytes
@@ -25,33 +26,8 @@ from .align import target_spans, utf8_sizes
 if TYPE_CHECKING: from transformers import PreTrainedTokenizerFast
 
 # %% auto #0
-__all__ = ['Divergence', 'DIVERGENCES', 'TailMode', 'TAIL_MODES', 'LABEL', 'KDConfig', 'TeacherModel', 'TeacherTokens',
-           'teacher_logprobs', 'SurfaceEdit', 'SoftLabels', 'soft_labels', 'label_examples', 'topk_divergence',
-           'full_divergence', 'SoftTargets', 'FullVocabulary']
-
-# %% ../../nbs/training/34_soft_targets.ipynb #34a00002
-Divergence = Literal['forward', 'reverse', 'jensen-shannon']
-DIVERGENCES: tuple[str, ...] = ('forward', 'reverse', 'jensen-shannon')
-TailMode = Literal['tail', 'renormalise', 'restrict']
-TAIL_MODES: tuple[str, ...] = ('tail', 'renormalise', 'restrict')
-
-
-@dataclass(frozen=True)
-class KDConfig:
-    "How a student is compared with its teacher"
-    kd_weight: float = 1.0             # of the divergence where there is a soft target; the rest is cross-entropy
-    divergence: Divergence = 'forward' # `forward`, `reverse` or `jensen-shannon`
-    tail_mode: TailMode = 'tail'       # what becomes of probability beyond the listed tokens
-    top_k: int | None = 5              # likely tokens to ask a teacher model for; None compares the whole vocabulary
-
-    def __post_init__(self):
-        if not 0 <= self.kd_weight <= 1:
-            raise CotkitError(f'is {self.kd_weight}', 'A number from 0 to 1.', field='kd_weight')
-        if self.top_k is not None and self.top_k < 1:
-            raise CotkitError(f'is {self.top_k}', 'At least 1, or None.', field='top_k')
-        for name, known in (('divergence', DIVERGENCES), ('tail_mode', TAIL_MODES)):
-            if getattr(self, name) not in known:
-                raise CotkitError(f'is {getattr(self, name)!r}', f'One of: {", ".join(known)}.', field=name)
+__all__ = ['LABEL', 'TeacherModel', 'TeacherTokens', 'teacher_logprobs', 'SurfaceEdit', 'SoftLabels', 'soft_labels',
+           'label_examples', 'topk_divergence', 'full_divergence', 'SoftTargets', 'FullVocabulary']
 
 # %% ../../nbs/training/34_soft_targets.ipynb #34a00003
 @dataclass(frozen=True, eq=False)
@@ -432,8 +408,9 @@ def label_examples(
     kd: KDConfig = KDConfig(),             # `top_k` and `tail_mode` are used
 ) -> SoftLabels:                           # one position for each target token
     "A teacher's distributions on a student's tokens, stored or asked for now"
+    top_k = 1 if kd.top_k == 'all' else kd.top_k
     if teacher is None: tokens = TeacherTokens.from_rationales(examples, rationales)
-    else: tokens = teacher_logprobs(teacher, [e.input for e in examples], [e.target for e in examples], kd.top_k or 1)
+    else: tokens = teacher_logprobs(teacher, [e.input for e in examples], [e.target for e in examples], top_k)
     labels = soft_labels(tokens, student.tokenizer, student.arch, kd.tail_mode)
     reasoned = np.repeat([e.objective != LABEL for e in examples], np.diff(labels.splits))
     return replace(labels, has_target=labels.has_target & reasoned)
@@ -451,7 +428,7 @@ def _divergence(p: torch.Tensor, log_q: torch.Tensor, divergence: Divergence) ->
         mean = (p + q) / 2
         log_mean = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
         return ((torch.xlogy(p, p) + q * log_q) / 2 - mean * log_mean).sum(-1)
-    raise CotkitError(f'is {divergence!r}', f'One of: {", ".join(DIVERGENCES)}.', field='divergence')
+    raise CotkitError(f'is {divergence!r}', f'One of: {", ".join(Divergence.__args__)}.', field='divergence')
 
 # %% ../../nbs/training/34_soft_targets.ipynb #501f915f
 def topk_divergence(
@@ -612,9 +589,9 @@ class FullVocabulary(_TeacherLoss):
 
     def __init__(self,
         teacher: TeacherModel | None = None,  # with the student's tokenizer and architecture
-        kd: KDConfig = KDConfig(top_k=None),  # how the two are compared
+        kd: KDConfig = KDConfig(top_k='all'), # how the two are compared
     ):
-        super().__init__(replace(kd, top_k=None))
+        super().__init__(replace(kd, top_k='all'))
         self.teacher, self._label = teacher, -1
 
     def prepare(self, student: Student, rows: 'datasets.Dataset') -> None:

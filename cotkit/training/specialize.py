@@ -13,12 +13,12 @@ import numpy as np
 
 from ..data.core import CotkitError, Example, Rationale
 from ..models.students import Student
+from .config import KDConfig, OnPolicyConfig, TrainConfig
 from .distill import training_examples
 from .losses import Loss
-from .on_policy import OnPolicy, OnPolicyConfig
-from .soft_targets import FullVocabulary, KDConfig, SoftTargets, TeacherModel
-from .soft_targets import label_examples
-from .trainer import Monitor, TrainConfig, TrainingSet, read_history, train
+from .on_policy import OnPolicy
+from .soft_targets import FullVocabulary, SoftTargets, TeacherModel, label_examples
+from .trainer import Monitor, TrainingSet, read_history, train
 
 # %% auto #0
 __all__ = ['Matching', 'matching_loss', 'specialize', 'read_matching']
@@ -44,7 +44,7 @@ def matching_loss(
 ) -> Loss:
     "The loss that compares a student with its teacher on these examples"
     kd, teacher = matching.kd, matching.teacher
-    if kd.top_k is None: return FullVocabulary(teacher, kd)
+    if kd.top_k == 'all': return FullVocabulary(teacher, kd)
     return SoftTargets(label_examples(student, examples, rationales, teacher, kd), kd, teacher)
 
 # %% ../../nbs/training/37_specialize.ipynb #3645fe36

@@ -8,15 +8,15 @@ from __future__ import annotations
 import hashlib, inspect, json, logging, time, warnings
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, Protocol, Sequence, Union
 
 # %% auto #0
-__all__ = ['TrainingData', 'MANIFEST', 'TrainConfig', 'Monitor', 'TrainingSet', 'training_arguments', 'BatchSource',
-           'training_rows', 'objective_weights', 'unpack_segments', 'check_segments', 'ProgressCallback',
-           'SetEpochCallback', 'StopAfter', 'row_scores', 'validation_metrics', 'StudentTrainer', 'run_settings',
-           'ManifestCallback', 'last_checkpoint', 'read_history', 'read_training', 'train']
+__all__ = ['TrainingData', 'MANIFEST', 'Monitor', 'TrainingSet', 'training_arguments', 'BatchSource', 'training_rows',
+           'objective_weights', 'unpack_segments', 'check_segments', 'ProgressCallback', 'SetEpochCallback',
+           'StopAfter', 'row_scores', 'validation_metrics', 'StudentTrainer', 'run_settings', 'ManifestCallback',
+           'last_checkpoint', 'read_history', 'read_training', 'train']
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00005
 import numpy as np
@@ -31,23 +31,11 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from ..data.core import CotkitError, Example, Problem, Rationale
 from ..data.core import atomic_write, read_jsonl, write_jsonl
 from ..models.students import Student, _no_bars
-from .encode import IGNORE_INDEX, Collator, EncodeConfig, LengthGroupedSampler
-from .encode import TokenBlocks, encode, objective_names
+from .config import EncodeConfig, TrainConfig
+from .encode import IGNORE_INDEX, Collator, LengthGroupedSampler, TokenBlocks
+from .encode import encode, objective_names
 from .losses import CrossEntropy, Loss, accepts_argument, student_logits
 from .losses import sums_by_objective, token_losses
-
-# %% ../../nbs/training/32_trainer.ipynb #32a00010
-@dataclass(frozen=True)
-class TrainConfig(EncodeConfig):
-    "How a student is trained"
-    max_steps: int = 3000             # optimizer steps
-    batch_size: int = 8               # rows of a micro-batch on each device
-    learning_rate: float = 2e-3       # its peak; about 5e-5 for a checkpoint from the hub
-    train_seed: int = 0               # order of the rows, dropout
-    bucket_batches: int = 16          # batches whose rows are sorted by length; 1 shuffles only
-    max_seconds: float | None = None  # end after so much training; then no run repeats another exactly
-    resume: bool = False              # go on from the last checkpoint in the folder, if there is one
-    overrides: Mapping[str, Any] = field(default_factory=dict) # other `transformers.TrainingArguments`
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00011
 @dataclass(frozen=True)
@@ -113,7 +101,7 @@ def training_arguments(
     _check_overrides(config.overrides)
     every = max(1, config.max_steps // 50)
     settings = dict(
-        max_steps=config.max_steps, learning_rate=config.learning_rate, seed=config.train_seed,
+        max_steps=config.max_steps, learning_rate=config.learning_rate or 2e-3, seed=config.train_seed,
         per_device_train_batch_size=config.batch_size, per_device_eval_batch_size=4 * config.batch_size,
         warmup_steps=0.05, lr_scheduler_type='cosine', adam_beta2=0.99, weight_decay=0.0, max_grad_norm=1.0,
         logging_steps=every, eval_steps=10 * every, save_steps=10 * every, save_total_limit=2,
@@ -125,6 +113,12 @@ def training_arguments(
         raise CotkitError(str(e).splitlines()[0], 'See transformers.TrainingArguments.', field='overrides') from e
     _check_arguments(args)
     return args
+
+# %% ../../nbs/training/32_trainer.ipynb #32a00035
+def _with_learning_rate(config: TrainConfig, student: Student) -> TrainConfig:
+    "The settings, with a learning rate that suits the student if they have none"
+    if config.learning_rate is not None: return config
+    return replace(config, learning_rate=5e-5 if student.base else 2e-3)
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00020
 class BatchSource(Protocol):
@@ -346,7 +340,8 @@ class StudentTrainer(Trainer):
         config: TrainConfig = TrainConfig(), # how it is trained
         monitor: Monitor = Monitor(),        # what is watched
     ):
-        self.student, self.loss, self.config, self.monitor = student, loss, config, monitor
+        self.student, self.loss, self.monitor = student, loss, monitor
+        self.config = config = _with_learning_rate(config, student)
         self.source = data if hasattr(data, 'batches') else None
         rows, validation, self.examples = _all_rows(student, data, config, monitor)
         args = training_arguments(output_dir, config, bool(len(validation) or monitor.validate))
