@@ -9,7 +9,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 
 from cotkit.training.align import _spans_of_tokens, align, token_spans
-from cotkit.models.students import train_tokenizer
+from cotkit.models.tokenizers import train_tokenizer
 from cotkit.data.word_problems import word_problems
 from measured import Measured
 

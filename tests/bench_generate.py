@@ -12,8 +12,9 @@ import torch
 
 from cotkit.data.core import Problem
 from cotkit.data.formats import ZeroShotCoT, gold_rationale
-from cotkit.models.generate import generate
-from cotkit.models.students import Student, tokenize_inputs, make_student, tokenize_targets
+from cotkit.models.generate import DecodingParams, generate
+from cotkit.models.students import Student, StudentConfig, make_student
+from cotkit.models.tokenizers import tokenize_inputs, tokenize_targets
 from cotkit.data.word_problems import word_problems
 from measured import Measured
 
@@ -24,7 +25,7 @@ def trained(size: str, arch: str, problems: list[Problem], steps: int = 150) -> 
     "A student that has learned when to stop"
     format = ZeroShotCoT()
     examples = [e for p in problems for e in format.examples(p, [gold_rationale(p)])]
-    student = make_student(size, format, [text for e in examples for text in (e.input, ' ' + e.target)], arch)
+    student = make_student(StudentConfig(size, arch), format, [text for e in examples for text in (e.input, ' ' + e.target)])
     read = tokenize_inputs(student.tokenizer, [e.input for e in examples], arch)
     write = tokenize_targets(student.tokenizer, [e.target for e in examples], arch)
     optimizer, order = torch.optim.AdamW(student.model.parameters(), lr=2e-3), random.Random(0)
@@ -63,7 +64,7 @@ def main(size: str = 'tiny', count: int = 256, arch: str = 'causal', longest: in
     torch.set_num_threads(1)
     student = trained(size, arch, word_problems(2000, seed=0, split='train'))
     prompts = [student.format.prompt(p) for p in word_problems(count, seed=0, split='test')]
-    tokens = [len(o) for o in student.tokenizer(generate(student, prompts, longest)).input_ids]
+    tokens = [len(o) for o in student.tokenizer(generate(student, prompts, DecodingParams(longest))).input_ids]
     print(f'{size} {arch}, {count} prompts, {longest} new tokens at most, written {statistics.mean(tokens):.0f} on average, {max(tokens)} at most')
     measured = Measured(__file__, 'generate')
     for batch in BATCHES:
@@ -74,7 +75,7 @@ def main(size: str = 'tiny', count: int = 256, arch: str = 'causal', longest: in
             theirs = static(student, few, longest, batch)
             seconds['static'].append(time.process_time() - began)
             began = time.process_time()
-            ours = generate(student, few, longest, batch)
+            ours = generate(student, few, DecodingParams(longest, batch))
             seconds['cotkit'].append(time.process_time() - began)
         a, b = (len(few) / statistics.median(o) for o in seconds.values())
         measured.say(f'model.generate, {size} {arch}, batch {batch}', a, 'rows/s')

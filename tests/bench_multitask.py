@@ -14,7 +14,7 @@ from transformers import PrinterCallback, Trainer
 from cotkit.training.distill import DistillTrainer, training_arguments, training_rows
 from cotkit.training.encode import IGNORE_INDEX, Collator, encode
 from cotkit.data.formats import StepByStep, gold_rationale
-from cotkit.models.students import make_student
+from cotkit.models.students import StudentConfig, make_student
 from cotkit.data.word_problems import word_problems
 from measured import Measured, clock
 
@@ -48,7 +48,7 @@ class TwoForwards(Trainer):
 
 def newborn(load: Load, arch: str, size: str, marker: str):
     format = StepByStep(ALPHA, marker=marker)
-    return make_student(size, format, [t for p, g in zip(load.texts, load.gold) for e in format.examples(p, [g]) for t in (e.input, e.target)], arch)
+    return make_student(StudentConfig(size, arch), format, [t for p, g in zip(load.texts, load.gold) for e in format.examples(p, [g]) for t in (e.input, e.target)])
 
 
 def reference(load: Load, student, folder: str) -> Trainer:

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from cotkit.training.align import _from_offsets, align, group_logprobs, spans_from_offsets, target_spans, token_spans
 from cotkit.data.core import CotkitError
-from cotkit.models.students import tokenize_targets
+from cotkit.models.tokenizers import tokenize_targets
 from tokenizers_of_kinds import HOSTILE, RATIONALE, TEXTS, TOKENIZERS, ours, quick, rows_of, texts
 
 PAIRS = list(itertools.permutations(TOKENIZERS, 2))

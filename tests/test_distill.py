@@ -9,7 +9,8 @@ from cotkit.data.core import CotkitError, Example, Problem, Rationale
 from cotkit.training.distill import RECIPES, DistillTrainer, distill, last_checkpoint, read_history, student_logits, training_arguments
 from cotkit.training.encode import IGNORE_INDEX, Collator, encode
 from cotkit.data.formats import StepByStep, gold_rationale
-from cotkit.models.students import Size, Student, build_model, train_tokenizer
+from cotkit.models.students import Size, Student, build_model
+from cotkit.models.tokenizers import train_tokenizer
 from cotkit.data.word_problems import word_problems
 
 torch.set_num_threads(1)

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from cotkit.data.core import CotkitError, Example
 from cotkit.training.encode import IGNORE_INDEX, Collator, LengthGroupedSampler, segment_mask, encode, task_names
-from cotkit.models.students import train_tokenizer
+from cotkit.models.tokenizers import train_tokenizer
 
 TEXT = 'Ann has 3 apples. She buys 4 bags with 2 apples each. The answer is 11. predict: explain:'
 TOKENIZERS = {arch: train_tokenizer([TEXT] * 5, arch=arch, vocab_size=320) for arch in ('causal', 'seq2seq')}

@@ -64,7 +64,8 @@ def test_counts_must_match():
 
 def test_a_real_student_takes_the_test():
     import torch
-    from cotkit.models.students import Student, build_model, train_tokenizer
+    from cotkit.models.students import Student, build_model
+    from cotkit.models.tokenizers import train_tokenizer
     torch.set_num_threads(1)
     tokenizer = train_tokenizer([APPLES.question + ' The answer is 11.'] * 3, vocab_size=300)
     for arch in ('causal', 'seq2seq'):

@@ -7,7 +7,7 @@ from cotkit.data.core import CotkitError, Example, Problem, Rationale, question_
 from cotkit.data.formats import (FORMATS, AnswerOnly, FewShotAnswerOnly, FewShotCoT, Format, Mixture, StepByStep, ZeroShotCoT,
                                  check_demonstrations, check_disjoint, contaminated, demonstrations, examples_from,
                                  format_from_dict, gold_rationale, register_format)
-from cotkit.models.students import tokenize_inputs, train_tokenizer
+from cotkit.models.tokenizers import tokenize_inputs, train_tokenizer
 from cotkit.data.word_problems import word_problems
 
 PROBLEMS = word_problems(20, seed=2, steps=(1, 3)) + [Problem('beaver', 'Where does a beaver find wood?', 'wooded area', 'choice', ('zoo', 'wooded area'), gold_steps=('It builds.',))]

@@ -6,8 +6,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForC
 
 from cotkit.data.core import CotkitError
 from cotkit.data.formats import ZeroShotCoT
-from cotkit.models.generate import _can_join, _choose, _read_causal, _uniform, _write, _Writer, generate
-from cotkit.models.students import ARCHITECTURES, Size, Student, build_model, tokenize_inputs, train_tokenizer
+from cotkit.models.generate import (Decoder, DecodeRequest, DecodingParams, can_refill, choose_tokens, decode, generate,
+                                    generations, prefill_causal, uniform_numbers)
+from cotkit.models.students import Size, Student, build_model
+from cotkit.models.tokenizers import ARCHITECTURES, tokenize_inputs, train_tokenizer
 
 torch.set_num_threads(1)
 QUESTION = 'Ann has 3 apples. She buys 4 bags with 2 apples each. How many apples does Ann have now?'
@@ -61,7 +63,7 @@ def test_any_batch_writes_what_one_at_a_time_writes(name):
     student = STUDENTS[name]()
     expected = [reference(student, prompt, 20) for prompt in PROMPTS]
     assert len({len(student.tokenizer(o).input_ids) for o in expected}) > 1 and len(set(expected)) > 3
-    for batch_size in (1, 3, 8, 64): assert generate(student, PROMPTS, 20, batch_size) == expected
+    for batch_size in (1, 3, 8, 64): assert generate(student, PROMPTS, DecodingParams(20, batch_size)) == expected
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
@@ -69,50 +71,50 @@ def test_any_batch_writes_what_one_at_a_time_writes(name):
 def test_greedy_is_exact_on_random_students(arch, seed):
     student = student_of(arch, seed)
     prompts = [f'{a} {b}'.strip() for a in WORDS[:6] for b in ('', QUESTION, 'has')]
-    assert generate(student, prompts, 24, 4) == [generate(student, [prompt], 24)[0] for prompt in prompts]
+    assert generate(student, prompts, DecodingParams(24, 4)) == [generate(student, [prompt], DecodingParams(24))[0] for prompt in prompts]
 
 
 def test_which_models_refill():
     joins = {}
     for name in ('llama', 'gpt2', 'sliding window', 'opt', 't5'):
         student = STUDENTS[name]()
-        writer = _Writer(student, tokenize_inputs(student.tokenizer, PROMPTS, student.arch), 8, 0.0, 0)
-        joins[name] = _can_join(student.model, writer.read(2))
+        requests = [DecodeRequest(row, 8) for row in tokenize_inputs(student.tokenizer, PROMPTS, student.arch)]
+        joins[name] = can_refill(student.model, Decoder(student.model, student.tokenizer, requests).prefill(2))
     assert joins == {'llama': True, 'gpt2': True, 'sliding window': False, 'opt': joins['opt'], 't5': True}
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
 def test_sampling_is_the_same_in_any_batch(arch):
     student = student_of(arch)
-    once = generate(student, PROMPTS, 16, 64, temperature=1.0, seed=3)
-    assert once == generate(student, PROMPTS, 16, 5, temperature=1.0, seed=3) == generate(student, PROMPTS, 16, 1, temperature=1.0, seed=3)
-    assert once != generate(student, PROMPTS, 16, 64, temperature=1.0, seed=4)
-    assert len(set(generate(student, ['Ann'] * 8, 16, temperature=1.0))) > 4
+    once = generate(student, PROMPTS, DecodingParams(16, 64, temperature=1.0, sampling_seed=3))
+    assert once == generate(student, PROMPTS, DecodingParams(16, 5, temperature=1.0, sampling_seed=3)) == generate(student, PROMPTS, DecodingParams(16, 1, temperature=1.0, sampling_seed=3))
+    assert once != generate(student, PROMPTS, DecodingParams(16, 64, temperature=1.0, sampling_seed=4))
+    assert len(set(generate(student, ['Ann'] * 8, DecodingParams(16, temperature=1.0)))) > 4
 
 
 def test_sampling_follows_the_probabilities():
     logits = torch.tensor([[1.0, 3.0, -1.0, 2.0]])
-    u = _uniform(0, 0, 20_000)
-    chosen = _choose(logits.expand(len(u), -1), 0.7, u)
+    u = uniform_numbers(0, 20_000)
+    chosen = choose_tokens(logits.expand(len(u), -1), torch.full_like(u, 0.7), u)
     found = torch.bincount(chosen, minlength=4) / len(u)
     assert torch.allclose(found, (logits[0] / 0.7).softmax(-1), atol=0.015)
 
 
 def test_impossible_tokens_are_never_chosen():
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
-    for u in (0.0, 1e-300, 0.5, 1 - 2**-53): assert _choose(logits, 1.0, torch.tensor([u], dtype=torch.float64)).item() in (1, 3)
+    for u in (0.0, 1e-300, 0.5, 1 - 2**-53): assert choose_tokens(logits, torch.ones(1), torch.tensor([u], dtype=torch.float64)).item() in (1, 3)
 
 
 def test_low_temperature_is_greedy():
     student = student_of('causal')
-    assert generate(student, PROMPTS, 12, temperature=1e-4) == generate(student, PROMPTS, 12)
+    assert generate(student, PROMPTS, DecodingParams(12, temperature=1e-4)) == generate(student, PROMPTS, DecodingParams(12))
 
 
 def test_global_random_state_and_mode_are_left_alone():
     student = student_of('causal')
     student.model.train()
     before = torch.get_rng_state()
-    generate(student, PROMPTS[:3], 4, temperature=1.0)
+    generate(student, PROMPTS[:3], DecodingParams(4, temperature=1.0))
     assert torch.equal(before, torch.get_rng_state()) and student.model.training
     student.model(torch.tensor([[5, 6]]), labels=torch.tensor([[5, 6]])).loss.backward()
 
@@ -121,10 +123,12 @@ def test_text_ends_at_the_end_token_and_at_the_limit():
     student = student_of('causal')
     student.model.generation_config.eos_token_id = [1, 7]
     prompts = tokenize_inputs(student.tokenizer, PROMPTS)
-    texts = dict(_write(_Writer(student, prompts, 7, 1.0, 0), 5))
-    assert sorted(texts) == list(range(len(PROMPTS)))
-    for tokens in texts.values(): assert not {1, 7} & set(tokens[:-1]) and (len(tokens) == 7 or tokens[-1] in (1, 7))
-    assert len({len(tokens) for tokens in texts.values()}) > 2
+    outputs = decode(student.model, student.tokenizer, [DecodeRequest(row, 7, 1.0, i) for i, row in enumerate(prompts)], 5)
+    for row, output in zip(prompts, outputs):
+        stopped = output.finish_reason == 'stop'
+        assert not {1, 7} & set(output.token_ids) and len(output.token_ids) + stopped == output.completion_tokens <= 7
+        assert (stopped or output.completion_tokens == 7) and output.prompt_tokens == len(row)
+    assert len({o.completion_tokens for o in outputs}) > 2 and {o.finish_reason for o in outputs} == {'stop', 'length'}
 
 
 def test_model_with_few_positions_stops_there():
@@ -132,7 +136,7 @@ def test_model_with_few_positions_stops_there():
     student.model.generation_config.eos_token_id = None
     student.tokenizer = train_tokenizer([QUESTION] * 2, vocab_size=290)
     prompts = [prompt for prompt in PROMPTS if len(student.tokenizer(prompt).input_ids) < 24]
-    assert generate(student, prompts, 100, 4) == [generate(student, [prompt], 100)[0] for prompt in prompts]
+    assert generate(student, prompts, DecodingParams(100, 4)) == [generate(student, [prompt], DecodingParams(100))[0] for prompt in prompts]
     with pytest.raises(CotkitError, match='this model reads 23'): generate(student, [QUESTION * 3])
 
 
@@ -140,15 +144,15 @@ def test_no_prompts_and_bad_arguments():
     student = student_of('causal')
     assert generate(student, []) == []
     for bad in (dict(max_new_tokens=0), dict(batch_size=0), dict(temperature=-1.0)):
-        with pytest.raises(CotkitError, match=next(iter(bad))): generate(student, ['Ann'], **bad)
+        with pytest.raises(CotkitError, match=next(iter(bad))): generate(student, ['Ann'], DecodingParams(**bad))
     with pytest.raises(CotkitError, match='empty'): generate(student, ['Ann', ''])
 
 
 def test_long_prompts_are_read_a_few_at_a_time(monkeypatch):
     student = student_of('causal')
-    whole = generate(student, PROMPTS, 8, 16)
-    monkeypatch.setattr('cotkit.models.generate._READ_TOKENS', 30)
-    assert generate(student, PROMPTS, 8, 16) == whole
+    whole = generate(student, PROMPTS, DecodingParams(8, 16))
+    monkeypatch.setattr('cotkit.models.generate.PREFILL_TOKENS', 30)
+    assert generate(student, PROMPTS, DecodingParams(8, 16)) == whole
 
 
 def test_padding_is_not_read():
@@ -156,16 +160,32 @@ def test_padding_is_not_read():
     student = student_of('causal')
     rows = tokenize_inputs(student.tokenizer, ['Ann', QUESTION])
     with torch.inference_mode():
-        together = _read_causal(student.model, rows, 0)['logits'][0]
-        alone = _read_causal(student.model, rows[:1], 0)['logits'][0]
+        together = prefill_causal(student.model, rows, 0)['logits'][0]
+        alone = prefill_causal(student.model, rows[:1], 0)['logits'][0]
     assert torch.allclose(together, alone, atol=1e-5)
 
 
 def test_progress_goes_to_standard_error(capfd, monkeypatch):
     monkeypatch.delenv('TQDM_DISABLE', raising=False)
     student = student_of('causal')
-    generate(student, PROMPTS[:2], 2)
+    generate(student, PROMPTS[:2], DecodingParams(2))
     assert capfd.readouterr().err == ''
-    generate(student, PROMPTS[:2], 2, progress=True)
+    generate(student, PROMPTS[:2], DecodingParams(2), progress=True)
     out = capfd.readouterr()
     assert '2/2' in out.err and out.out == ''
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+def test_how_an_output_ended_is_told(arch):
+    "Truncated outputs are those that `model.generate` would have gone on with; tokens are counted with the end token"
+    student = student_of(arch)
+    outputs = generations(student, PROMPTS, DecodingParams(12, 5))
+    assert [o.text for o in outputs] == generate(student, PROMPTS, DecodingParams(12))
+    assert {o.finish_reason for o in outputs} == {'stop', 'length'}
+    for prompt, short, long in zip(PROMPTS, outputs, generations(student, PROMPTS, DecodingParams(13))):
+        assert short.prompt_tokens == len(tokenize_inputs(student.tokenizer, [prompt], arch)[0])
+        assert (short.finish_reason == 'length') == (long.completion_tokens == 13) == (short.completion_tokens == 12 and long != short)
+
+
+def test_one_text_is_no_list_of_prompts():
+    with pytest.raises(CotkitError, match=r'generate\(student, \[prompt\]\)'): generate(student_of('causal'), QUESTION)

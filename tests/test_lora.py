@@ -10,14 +10,14 @@ import torch
 from cotkit.data.core import CotkitError
 from cotkit.training.distill import read_history
 from cotkit.evaluation.evaluate import evaluate
-from cotkit.models.generate import generate
-from cotkit.models.students import Student, with_lora
+from cotkit.models.generate import DecodingParams, generate
+from cotkit.models.students import LoRA, Student, with_lora
 from test_distill import ARCHITECTURES, VALIDATION, Stop, make_student, run
 
 PROMPTS = [make_student().format.prompt(p) for p in VALIDATION]
 
 
-def adapted(arch='causal', **settings): return with_lora(make_student(arch), **{'rank': 4} | settings)
+def adapted(arch='causal', **settings): return with_lora(make_student(arch), LoRA(**{'rank': 4} | settings))
 
 
 def state(student): return {name: value.clone() for name, value in student.model.state_dict().items()}
@@ -44,7 +44,7 @@ def test_only_the_additions_learn(trained):
 def test_what_is_saved_answers_like_the_student(trained):
     arch, folder, student, _ = trained
     loaded = Student.load(folder/'student')
-    assert generate(loaded, PROMPTS, 12) == generate(student, PROMPTS, 12)
+    assert generate(loaded, PROMPTS, DecodingParams(12)) == generate(student, PROMPTS, DecodingParams(12))
     asked, again = (evaluate(s, VALIDATION, max_new_tokens=12) for s in (student, loaded))
     assert [p.output for p in asked.predictions] == [p.output for p in again.predictions]
     assert not hasattr(loaded.model, 'peft_config') and hasattr(student.model, 'peft_config') and loaded.format == student.format
@@ -67,7 +67,7 @@ def test_it_loads_without_cotkit_and_peft(trained):
     _, folder, student, _ = trained
     said = subprocess.run([sys.executable, '-c', PLAIN, folder/'student', PROMPTS[0]], capture_output=True, text=True, check=True,
                           env={**os.environ, 'OMP_NUM_THREADS': '1'}).stdout
-    assert json.loads(said).removeprefix(' ') == generate(student, PROMPTS[:1], 8)[0]
+    assert json.loads(said).removeprefix(' ') == generate(student, PROMPTS[:1], DecodingParams(8))[0]
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
@@ -80,18 +80,18 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(arch, tmp_path):
     a, b = state(whole), state(resumed)
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     ended = run(tmp_path/'cut', student=adapted(arch, dropout=0.1), resume=True, **arguments)
-    assert generate(ended, PROMPTS, 8) == generate(whole, PROMPTS, 8)
+    assert generate(ended, PROMPTS, DecodingParams(8)) == generate(whole, PROMPTS, DecodingParams(8))
     with pytest.raises(CotkitError, match='field "adapters"'): run(tmp_path/'cut', student=adapted(arch, rank=2), resume=True, **arguments)
 
 
 def test_the_first_values_are_the_seed_s():
-    one, two, other = (state(adapted(seed=seed)) for seed in (0, 0, 1))
+    one, two, other = (state(adapted(init_seed=seed)) for seed in (0, 0, 1))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
 def test_it_starts_as_the_student_that_it_was():
-    assert generate(adapted(), PROMPTS, 8) == generate(make_student(), PROMPTS, 8)
+    assert generate(adapted(), PROMPTS, DecodingParams(8)) == generate(make_student(), PROMPTS, DecodingParams(8))
 
 
 def test_some_matrices_only():

@@ -10,8 +10,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T
 
 from cotkit.data.core import CotkitError
 from cotkit.data.formats import FewShotCoT, StepByStep, ZeroShotCoT
-from cotkit.models.students import (ARCHITECTURES, SIZES, Size, Student, build_model, flops_per_token, tokenize_inputs, load_model, make_student,
-                           parameter_count, tokenize_targets, train_tokenizer)
+from cotkit.models.students import (
+    SIZES, Size, Student, StudentConfig, build_model, load_model, make_student, parameter_count)
+from cotkit.models.tokenizers import (
+    ARCHITECTURES, tokenize_inputs, tokenize_targets, train_tokenizer)
+from cotkit.models.flops import flops_per_token
 
 torch.set_num_threads(1)
 QUESTION = 'Ann has 3 apples. She buys 4 bags with 2 apples each. How many apples does Ann have now?'
@@ -74,7 +77,7 @@ def test_order_of_texts_does_not_matter():
 
 
 def test_hash_seed_does_not_matter():
-    code = ('from cotkit.models.students import train_tokenizer\n'
+    code = ('from cotkit.models.tokenizers import train_tokenizer\n'
             f'print(train_tokenizer({TEXTS!r}, vocab_size=330).backend_tokenizer.to_str())')
     run = subprocess.run([sys.executable, '-c', code], env={**os.environ, 'PYTHONHASHSEED': '7'}, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == train_tokenizer(TEXTS, vocab_size=330).backend_tokenizer.to_str()
@@ -256,7 +259,7 @@ def test_origin_is_remembered_without_its_place(tmp_path, gpt2_folder):
 
 
 def test_a_shape_is_as_good_as_a_name():
-    student = make_student(Size(2, 16, 2), ZeroShotCoT(), TEXTS, arch='seq2seq', seed=3)
+    student = make_student(StudentConfig(Size(2, 16, 2), 'seq2seq', init_seed=3), ZeroShotCoT(), TEXTS)
     assert (student.arch, student.model.config.d_model, student.base) == ('seq2seq', 16, '')
     same = make_student(SIZES['nano'], ZeroShotCoT(), TEXTS)
     assert all(torch.equal(a, b) for a, b in zip(same.model.parameters(), make_student('nano', ZeroShotCoT(), TEXTS).model.parameters()))
@@ -296,7 +299,7 @@ def test_gpt2_pads_with_its_end_token(gpt2_folder):
     assert model.dtype == torch.float32
     student = make_student(gpt2_folder, ZeroShotCoT())
     assert Student.load(student.save(gpt2_folder.parent/'student')).arch == 'causal'
-    with pytest.raises(CotkitError, match='but .* is causal'): make_student(gpt2_folder, ZeroShotCoT(), arch='seq2seq')
+    with pytest.raises(CotkitError, match='but .* is causal'): make_student(StudentConfig(gpt2_folder, 'seq2seq'), ZeroShotCoT())
 
 
 @pytest.fixture(scope='module')
@@ -412,9 +415,9 @@ def test_foreign_code_is_not_run(tmp_path):
 
 
 def test_student_file_is_checked(tmp_path, gpt2_folder):
-    with pytest.raises(CotkitError, match='make_student'): Student.load(gpt2_folder)
+    with pytest.raises(CotkitError, match='make_student.*--format'): Student.load(gpt2_folder).required_format()
     folder = Student(build_model('nano', TOKENIZERS['causal']), TOKENIZERS['causal'], ZeroShotCoT()).save(tmp_path/'student')
-    for text in ('{"format"', '[]', '{}', '{"version": 99, "format": {"name": "zero-shot-cot"}}'):
+    for text in ('{"format"', '[]', '{}', '{"version": 1, "format": [1]}', '{"version": 99, "format": {"name": "zero-shot-cot"}}'):
         write(folder/'cotkit.json', text)
         with pytest.raises(CotkitError, match='cotkit.json'): Student.load(folder)
 

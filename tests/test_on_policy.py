@@ -13,9 +13,10 @@ from cotkit.data.core import CotkitError, Problem, Rationale
 from cotkit.training.distill import distill, read_history, student_logits, training_arguments
 from cotkit.training.encode import IGNORE_INDEX, Collator, encode
 from cotkit.data.formats import AnswerOnly, Mixture, ZeroShotCoT, gold_rationale
-from cotkit.models.generate import generate
+from cotkit.models.generate import DecodingParams, generate
 from cotkit.training.soft_targets import score, soft_targets
-from cotkit.models.students import Size, Student, build_model, tokenize_inputs, tokenize_targets, train_tokenizer
+from cotkit.models.students import Size, Student, build_model
+from cotkit.models.tokenizers import tokenize_inputs, tokenize_targets, train_tokenizer
 from cotkit.training.on_policy import OnPolicy, OnPolicyTrainer
 from cotkit.training.specialize import specialize, teacher_targets
 from cotkit.data.word_problems import word_problems
@@ -217,7 +218,7 @@ def test_a_student_comes_round_to_a_teacher_that_prefers_one_answer(tmp_path):
 
     teacher, student = taught('seq2seq', seven, 50, 1), taught('causal', both, 50, 2)
     prompts = [student.format.prompt(p) for p in problems]
-    def sevens(): return sum('It is 7.' in text for seed in range(3) for text in generate(student, prompts, 40, temperature=1.0, seed=seed))/24
+    def sevens(): return sum('It is 7.' in text for seed in range(3) for text in generate(student, prompts, DecodingParams(40, temperature=1.0, sampling_seed=seed)))/24
     before = sevens()
     specialize(student, problems, both, teacher=(teacher.model, teacher.tokenizer, 'causal'), divergence='reverse', output_dir=tmp_path/'own', max_steps=30,
                on_policy=OnPolicy(1.0, max_new_tokens=40), **settings | dict(learning_rate=3e-3))

@@ -19,7 +19,7 @@ from cotkit.data.core import CotkitError, Problem
 from cotkit.evaluation.evaluate import score
 from cotkit.data.formats import FORMATS, StepByStep, ZeroShotCoT, demonstrations, get_format
 from cotkit.models.generate import generate
-from cotkit.models.students import Student, make_student
+from cotkit.models.students import Student, StudentConfig, make_student
 from cotkit.reporting.publish import publish
 from cotkit.data.records import RunRecord
 from cotkit.data.word_problems import word_problems
@@ -70,7 +70,7 @@ def test_the_card_says_what_somebody_needs(student, tmp_path):
 @pytest.mark.parametrize('arch', ['causal', 'seq2seq'])
 def test_the_code_of_the_card_runs_and_gives_the_student_s_answer(tmp_path, arch, monkeypatch, capsys):
     "Both ways of asking, as they stand, give what cotkit's own generation gives"
-    student = make_student('nano', ZeroShotCoT(), TEXTS, arch=arch)
+    student = make_student(StudentConfig('nano', arch), ZeroShotCoT(), TEXTS)
     problem = Problem('p', 'Is a `pear` a fruit?\n```', 'yes', 'label', ('yes', 'no'))
     folder = Path(publish(student, tmp_path/'pears', example=problem).folder)
     capsys.readouterr()

@@ -11,7 +11,7 @@ from cotkit.teachers.curate import curate
 from cotkit.training.distill import distill, read_history, training_rows
 from cotkit.evaluation.evaluate import evaluate, score
 from cotkit.data.formats import AnswerOnly, FewShotAnswerOnly, FewShotCoT, StepByStep, ZeroShotCoT, answer_text, demonstrations, gold_rationale
-from cotkit.models.students import Size, make_student
+from cotkit.models.students import Size, StudentConfig, make_student
 from cotkit.data.word_problems import addition_problems, word_problems
 from cotkit.data.tasks import NLI_LABELS, carve, load_task
 
@@ -136,7 +136,7 @@ def test_what_is_taught_is_read_back(task, method, problems):
 def students(problems):
     "A student of each task, to be copied"
     texts = {task: [f'{e.input} {e.target}' for p in problems[task] for f in (StepByStep(), ZeroShotCoT()) for e in f.examples(p, rationales(problems[task])[:2])] for task in TASKS}
-    return lambda task, format, arch: make_student(Size(1, 16, 2), format, texts[task], arch, vocab_size=320)
+    return lambda task, format, arch: make_student(StudentConfig(Size(1, 16, 2), arch, 320), format, texts[task])
 
 
 TURNS = [(task, method, ARCHITECTURES[(t + m) // 3 % 2]) for t, task in enumerate(TASKS) for m, method in enumerate(METHODS) if (t + m) % 3 == 0]

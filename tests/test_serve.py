@@ -9,7 +9,7 @@ from cotkit.teachers.curate import curate
 from cotkit.training.distill import distill
 from cotkit.evaluation.evaluate import evaluate
 from cotkit.data.formats import FewShotCoT, StepByStep, ZeroShotCoT, demonstrations, gold_rationale
-from cotkit.models.students import Student, make_student
+from cotkit.models.students import Student, StudentConfig, make_student
 from cotkit.teachers.store import Store
 from cotkit.teachers.openai import EndpointConfig, OpenAITeacher
 from cotkit.teachers.protocol import SamplingParams, TeacherError
@@ -97,7 +97,7 @@ def test_the_main_job_with_a_served_teacher(server, tmp_path):
     assert curated.accuracy.n == 30 and curated.accuracy.value > 0.5
     about = {r.problem_id: [r] for r in curated.kept}
     texts = [t for p in items for e in StepByStep().examples(p, about.get(p.id, [])) for t in (e.input, e.target)]
-    student = make_student('nano', StepByStep(), texts=texts, arch='seq2seq')
+    student = make_student(StudentConfig('nano', 'seq2seq'), StepByStep(), texts)
     distill(student, items[:24], curated.kept, items[24:], output_dir=tmp_path/'run', max_steps=30, disable_tqdm=True)
     examined = evaluate(Student.load(tmp_path/'run'/'student'), items[24:], 'student', 'validation', max_new_tokens=8)
     assert examined.accuracy.n == 6

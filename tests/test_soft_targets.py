@@ -12,7 +12,8 @@ from cotkit.data.core import CotkitError, Example, Problem, Rationale, TokenLogp
 from cotkit.training.encode import IGNORE_INDEX, Collator, encode
 from cotkit.data.formats import AnswerOnly, StepByStep, ZeroShotCoT
 from cotkit.training.soft_targets import DIVERGENCES, RESTS, SoftCollator, TeacherTokens, topk_divergence, full_divergence, score, soft_targets
-from cotkit.models.students import build_model, tokenize_targets, train_tokenizer
+from cotkit.models.students import build_model
+from cotkit.models.tokenizers import tokenize_targets, train_tokenizer
 from tokenizers_of_kinds import RATIONALE, TEXTS, TOKENIZERS, WORDS, ours, quick, rows_of, texts
 
 
@@ -384,7 +385,7 @@ def test_scores_are_those_of_one_text_at_a_time(arch):
 
 def test_with_one_tokenizer_and_all_tokens_listed_it_is_the_full_divergence():
     tokenizer = train_tokenizer(TEXTS, vocab_size=270)
-    teacher, student = build_model('nano', tokenizer, seed=1), build_model('nano', tokenizer, seed=2)
+    teacher, student = build_model('nano', tokenizer, init_seed=1), build_model('nano', tokenizer, init_seed=2)
     for model in (teacher, student):
         with torch.no_grad(): [p.mul_(3) for p in model.parameters()]
     asked, written = 'How many?', 'The answer is 11.'

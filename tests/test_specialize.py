@@ -14,7 +14,8 @@ from cotkit.training.encode import IGNORE_INDEX, Collator, encode
 from cotkit.data.formats import (FORMATS, AnswerOnly, FewShotAnswerOnly, FewShotCoT, Mixture, StepByStep, ZeroShotCoT, check_demonstrations, demonstrations,
                             format_from_dict, gold_rationale)
 from cotkit.training.soft_targets import score, soft_targets
-from cotkit.models.students import Size, Student, build_model, train_tokenizer
+from cotkit.models.students import Size, Student, build_model
+from cotkit.models.tokenizers import train_tokenizer
 from cotkit.training.specialize import MatchTrainer, read_matching, specialize, teacher_targets
 from cotkit.data.word_problems import word_problems
 

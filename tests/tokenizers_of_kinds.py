@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings, strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from cotkit.models.students import train_tokenizer
+from cotkit.models.tokenizers import train_tokenizer
 
 torch.set_num_threads(1)
 RATIONALE = '4 bags of 2 apples are 4 * 2 = 8 apples. Ann has 3 + 8 = 11 apples. The answer is 11.'

@@ -341,14 +341,15 @@ def _distill(args: argparse.Namespace) -> dict[str, Any]:
     task, problems, left = _taught(args)
     rationales = _read_rationales(args.rationales) if args.rationales else []
     from cotkit.training.distill import distill
-    from cotkit.models.students import make_student
+    from cotkit.models.students import StudentConfig, make_student
     from cotkit.data.records import Stages
     format = _recipe(args)
     _check_labels(args, format, problems)
     examples, settings, stages = _examples(format, problems, rationales), _settings(args, task), Stages()
     _need_rationales(format, examples)
     _say_split(task)
-    student = make_student(_start(args.student), format, texts=[t for e in examples for t in (e.input, e.target)], arch=args.arch, seed=args.seed)
+    config = StudentConfig(_start(args.student), args.arch, init_seed=args.seed)
+    student = make_student(config, format, texts=[t for e in examples for t in (e.input, e.target)])
     with stages('train'): distill(student, problems, rationales, **settings, share_prefix=args.share_prefix)
     config = {'recipe': args.recipe, 'teacher': _teachers(rationales), 'rationales': len(rationales),
               'examples': len(examples), 'share_prefix': args.share_prefix}
@@ -428,9 +429,10 @@ def _live(name: str) -> Live:
 # %% ../../nbs/app/73_cli.ipynb #c23827ca
 def _pupil(args: argparse.Namespace, format: Format, examples: Sequence[Example], teacher: Live | None) -> Student:
     "The student that the options name, untrained"
-    from cotkit.models.students import SIZES, Student, build_model, make_student
+    from cotkit.models.students import SIZES, Student, StudentConfig, build_model, make_student
     if teacher is None or args.top is not None or args.student not in SIZES:
-        return make_student(_start(args.student), format, texts=[t for e in examples for t in (e.input, e.target)], arch=args.arch, seed=args.seed)
+        config = StudentConfig(_start(args.student), args.arch, init_seed=args.seed)
+        return make_student(config, format, texts=[t for e in examples for t in (e.input, e.target)])
     _, tokenizer, arch = teacher
     return Student(build_model(args.student, tokenizer, args.arch or arch, args.seed), tokenizer, format, args.arch or arch)
 

@@ -71,7 +71,8 @@ def _formats() -> dict[str, Format]:
 
 def _newborn(name: str, task: Task, kept: list[Rationale], settings: DemoSettings):
     "An untrained student; all have the same weights and the same tokenizer"
-    from cotkit.models.students import Student, build_model, train_tokenizer
+    from cotkit.models.students import Student, build_model
+    from cotkit.models.tokenizers import train_tokenizer
     about = {r.problem_id: r for r in kept}
     shown = [p for p in task['train'] if p.id in about][:2000]
     texts = [text for f in _formats().values() for p in shown for e in f.examples(p, [about[p.id]]) for text in (e.input, e.target)]

@@ -127,12 +127,13 @@ def evaluate(
     progress: bool = False,       # whether to show a progress bar
 ) -> Evaluation:                  # every prediction, and the accuracy
     "Ask a student every problem once"
-    from cotkit.models.generate import generate
+    from cotkit.models.generate import DecodingParams, generate
     if not problems: raise CotkitError('no problems to evaluate on', 'Give a split that is not empty.', field='problems')
-    prompts = [student.format.prompt(p) for p in problems]
-    outputs = generate(student, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size,
-                       temperature=temperature, seed=seed, progress=progress)
-    return score(outputs, problems, student.format, name or student.format.name, split, seed)
+    format = student.required_format()
+    prompts = [format.prompt(p) for p in problems]
+    decoding = DecodingParams(max_new_tokens, batch_size, temperature, sampling_seed=seed)
+    outputs = generate(student, prompts, decoding, progress)
+    return score(outputs, problems, format, name or format.name, split, seed)
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #7d220397
 @dataclass(frozen=True)

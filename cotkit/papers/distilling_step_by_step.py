@@ -106,13 +106,14 @@ def run(
 ) -> RunRecord:                 # accuracy on validation and test, a digit for each problem
     "Teach one student and examine it"
     from cotkit.training.distill import distill, read_history
-    from cotkit.models.students import make_student, parameter_count
+    from cotkit.models.students import StudentConfig, make_student, parameter_count
     stages, seed = Stages(), config['seed']
     with stages('prepare'):
         task = study_task(config)
         curated = teach(task['train'], config)
         rationales = labelled(curated.kept, task['train'], config['labelled'])
-        student = make_student(config['size'], method_format(config), tokenizer_texts(config), config['arch'], seed=seed)
+        start = StudentConfig(config['size'], config['arch'], init_seed=seed)
+        student = make_student(start, method_format(config), tokenizer_texts(config))
     rows = config['batch'] * (2 if config['method'] == 'step-by-step' else 1)
     with stages('train'), tempfile.TemporaryDirectory() as folder:
         distill(student, task['train'], rationales, output_dir=folder, seed=seed, max_steps=config['max_steps'], batch_size=rows,

@@ -20,7 +20,8 @@ from ..teachers.curate import Curated, curate
 from ..training.distill import distill
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..data.formats import AnswerOnly, FewShotAnswerOnly, FewShotCoT, Format, Mixture, ZeroShotCoT, demonstrations, gold_rationale
-from ..models.students import Size, Student, build_model, load_model, parameter_count, train_tokenizer
+from ..models.students import Size, Student, build_model, load_model, parameter_count
+from ..models.tokenizers import train_tokenizer
 from ..app.study import sweep
 from ..data.records import RunRecord, Stages
 from ..training.specialize import read_matching, specialize

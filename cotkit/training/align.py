@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ..data.core import CotkitError
-from ..models.students import Arch, tokenize_targets
+from ..models.tokenizers import Arch, tokenize_targets
 
 if TYPE_CHECKING: from transformers import PreTrainedTokenizerFast
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..data.core import CotkitError, Example
+from ..data.core import Example
 from ..data.formats import AnswerOnly, Format, StepByStep, ZeroShotCoT, check_demonstrations
 from ..data.formats import check_disjoint, examples_from
 from ..models.students import Student
@@ -29,13 +29,11 @@ def training_examples(
     monitor: Monitor = Monitor(),
 ) -> tuple[list[Example], Monitor]: # what to train on, and the monitor with the validation examples
     "Problems and rationales as examples; a `CotkitError` if held-out problems are among them"
-    if student.format is None:
-        raise CotkitError('this student has no format', 'Give it one, or pass examples to `train`.', field='format')
-    held_out = [*data.validation, *data.held_out]
+    format, held_out = student.required_format(), [*data.validation, *data.held_out]
     check_disjoint(data.problems, held_out)
-    check_demonstrations(student.format, held_out)
-    validation = examples_from(student.format, data.validation, data.rationales, gold=True)
-    return examples_from(student.format, data.problems, data.rationales), replace(monitor, validation=validation)
+    check_demonstrations(format, held_out)
+    validation = examples_from(format, data.validation, data.rationales, gold=True)
+    return examples_from(format, data.problems, data.rationales), replace(monitor, validation=validation)
 
 # %% ../../nbs/training/36_distill.ipynb #b9de6ccb
 def distill(

@@ -19,7 +19,8 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
 from ..data.core import CotkitError, Example
-from ..models.students import ARCHITECTURES, Arch, tokenize_inputs, tokenize_targets
+from ..models.tokenizers import Arch, check_arch, pad_rows, pad_token_id, tokenize_inputs
+from ..models.tokenizers import tokenize_targets
 from .config import EncodeConfig
 
 # %% ../../nbs/training/30_encode.ipynb #8d12b5d8
@@ -38,8 +39,7 @@ def _input_target_pairs(
     arch: Arch,
 ) -> Iterator[tuple[list[int], list[int]]]:
     "The input tokens and the target tokens of each example, the end of sequence included"
-    if arch not in ARCHITECTURES:
-        raise CotkitError(f'is {arch!r}', f'One of: {", ".join(ARCHITECTURES)}.', field='arch')
+    check_arch(arch)
     _check_tokenizer(tokenizer)
     inputs = tokenize_inputs(tokenizer, [e.input for e in examples], arch)
     return zip(inputs, tokenize_targets(tokenizer, [e.target for e in examples], arch))
@@ -191,15 +191,6 @@ class TokenBlocks(torch.utils.data.Dataset):
         row = {'input_ids': ids, 'labels': labels, 'objective': 0}
         return {**row, 'example': i} if self.numbered else row
 
-# %% ../../nbs/training/30_encode.ipynb #9ed44077
-def _padded(rows: Sequence[Sequence[int]], pad_id: int, multiple: int) -> np.ndarray:
-    "Rows of any length as one (batch, seq) array, padded on the right"
-    width = max(map(len, rows))
-    width += -width % multiple
-    table = np.full((len(rows), width), pad_id, dtype=np.int64)
-    for i, row in enumerate(rows): table[i, :len(row)] = row
-    return table
-
 # %% ../../nbs/training/30_encode.ipynb #47f72dfe
 def _segments(rows: Sequence[Mapping[str, Any]], width: int) -> dict[str, np.ndarray]:
     "Segment and objective of each token of packed rows, and its position in its own example"
@@ -224,19 +215,15 @@ class Collator:
         multiple: int = 1,                   # widths are rounded up to a multiple of this, such as 8
     ):
         _check_tokenizer(tokenizer)
-        pad_id = tokenizer.pad_token_id
-        self.pad_id = tokenizer.eos_token_id if pad_id is None else pad_id
-        self.arch, self.multiple = arch, multiple
+        self.pad_id, self.arch, self.multiple = pad_token_id(tokenizer), arch, multiple
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        lengths = np.fromiter((len(row['input_ids']) for row in rows), np.int64, len(rows))
-        input_ids = _padded([row['input_ids'] for row in rows], self.pad_id, self.multiple)
-        mask = (np.arange(input_ids.shape[1]) < lengths[:, None]).astype(np.int64)
-        labels = _padded([row['labels'] for row in rows], IGNORE_INDEX, self.multiple)
-        batch = {'input_ids': input_ids, 'attention_mask': mask, 'labels': labels}
-        if 'segment' in rows[0]: batch |= _segments(rows, input_ids.shape[1])
-        else: batch['objective'] = np.array([row['objective'] for row in rows], np.int64)
-        return {name: torch.from_numpy(array) for name, array in batch.items()}
+        ids, mask = pad_rows([row['input_ids'] for row in rows], self.pad_id, multiple=self.multiple)
+        labels, _ = pad_rows([row['labels'] for row in rows], IGNORE_INDEX, multiple=self.multiple)
+        batch = {'input_ids': ids, 'attention_mask': mask, 'labels': labels}
+        if 'segment' in rows[0]: more = _segments(rows, ids.shape[1])
+        else: more = {'objective': np.array([row['objective'] for row in rows], np.int64)}
+        return batch | {name: torch.from_numpy(array) for name, array in more.items()}
 
 # %% ../../nbs/training/30_encode.ipynb #bd3ab703
 def segment_mask(

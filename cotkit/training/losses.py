@@ -13,7 +13,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from ..data.core import CotkitError, Registry
-from ..models.students import Arch
+from ..models.students import decoder_inputs
+from ..models.tokenizers import Arch
 from .encode import IGNORE_INDEX, segment_mask
 
 if TYPE_CHECKING: from cotkit.models.students import Student
@@ -51,7 +52,7 @@ def _decoded_by_objective(model: torch.nn.Module, batch: Mapping[str, torch.Tens
     for number in batch['objective'].unique():
         mine = (batch['objective'] == number).nonzero().flatten()
         width = int((labels[mine] != IGNORE_INDEX).sum(1).max())
-        decoder_ids = model.prepare_decoder_input_ids_from_labels(labels=labels[mine, :width])
+        decoder_ids = decoder_inputs(model, labels[mine, :width])
         logits = model(encoder_outputs=(encoded[mine],), attention_mask=mask[mine],
                        decoder_input_ids=decoder_ids, use_cache=False).logits
         parts.append(torch.nn.functional.pad(logits, (0, 0, 0, labels.shape[1] - width)))
@@ -65,7 +66,7 @@ def _decoded(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch
         return _decoded_by_objective(model, batch)
     inner = model
     while hasattr(inner, 'module'): inner = inner.module
-    decoder_ids = inner.prepare_decoder_input_ids_from_labels(labels=batch['labels'])
+    decoder_ids = decoder_inputs(inner, batch['labels'])
     return model(input_ids=batch['input_ids'], attention_mask=batch['attention_mask'],
                  decoder_input_ids=decoder_ids, use_cache=False).logits
 

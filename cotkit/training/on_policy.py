@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from ..data.core import CotkitError, Example
-from ..models.generate import generate
-from ..models.students import Student, tokenize_inputs, tokenize_targets
+from ..models.generate import DecodingParams, generate
+from ..models.students import Student
+from ..models.tokenizers import context_length, tokenize_inputs, tokenize_targets
 from .config import EncodeConfig, OnPolicyConfig
 from .encode import encode
 from .soft_targets import LABEL, TeacherModel
@@ -25,8 +26,8 @@ __all__ = ['OnPolicy']
 # %% ../../nbs/training/35_on_policy.ipynb #f22c11a6
 def _fits(model: TeacherModel | Student, examples: Sequence[Example]) -> list[bool]:
     "Which examples a model has room for"
-    room = getattr(model.model.config, 'max_position_embeddings', None)
-    if model.arch == 'seq2seq' or room is None: return [True] * len(examples)
+    room = context_length(model.model)
+    if model.arch == 'seq2seq': return [True] * len(examples)
     inputs = tokenize_inputs(model.tokenizer, [e.input for e in examples], model.arch)
     targets = tokenize_targets(model.tokenizer, [e.target for e in examples], model.arch)
     return [len(a) + len(b) <= room for a, b in zip(inputs, targets)]
@@ -60,7 +61,8 @@ class OnPolicy:
     def _write(self, student: Student, examples: Sequence[Example], seed: int) -> list[Example]:
         "The examples, with what the student writes now in place of each target that is no label"
         prompts, settings = [e.input for e in examples if e.objective != LABEL], self.settings
-        texts = iter(generate(student, prompts, settings.max_new_tokens, temperature=settings.temperature, seed=seed))
+        decoding = DecodingParams(settings.max_new_tokens, temperature=settings.temperature, sampling_seed=seed)
+        texts = iter(generate(student, prompts, decoding))
         written = [e if e.objective == LABEL else replace(e, target=next(texts)) for e in examples]
         models = [student] if self.teacher is None else [student, self.teacher]
         fits = zip(*(_fits(model, written) for model in models))

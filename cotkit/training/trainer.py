@@ -30,7 +30,8 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from ..data.core import CotkitError, Example, Problem, Rationale
 from ..data.core import atomic_write, read_jsonl, write_jsonl
-from ..models.students import Student, _no_bars
+from ..models.students import Student, no_load_bars
+from ..models.tokenizers import context_length
 from .config import EncodeConfig, TrainConfig
 from .encode import IGNORE_INDEX, Collator, LengthGroupedSampler, TokenBlocks
 from .encode import encode, objective_names
@@ -182,8 +183,8 @@ def objective_weights(student: Student, rows: 'datasets.Dataset | TokenBlocks') 
 # %% ../../nbs/training/32_trainer.ipynb #0b05d2c0
 def _check_context(student: Student, rows: 'datasets.Dataset | TokenBlocks') -> None:
     "A causal student cannot attend further back than its positions go"
-    room = getattr(student.model.config, 'max_position_embeddings', None)
-    if student.arch != 'causal' or room is None: return
+    room = context_length(student.model)
+    if student.arch != 'causal': return
     if isinstance(rows, TokenBlocks): longest = rows.length
     elif 'segment' not in rows.column_names: longest = max(rows['length'])
     else: longest = max(len(o['input_ids']) for row in rows for o in unpack_segments(row))
@@ -493,14 +494,15 @@ MANIFEST = 'cotkit_run.json'
 
 
 class ManifestCallback(TrainerCallback):
-    "Writes into each finished checkpoint what its run was made of, and how large its files are"
+    "Makes each checkpoint a student that loads, with a manifest of its run and of its files' sizes"
 
-    def __init__(self, settings: Mapping[str, Any]): self.settings = settings
+    def __init__(self, student: Student, settings: Mapping[str, Any]): self.student, self.settings = student, settings
 
     def on_save(self, args, state, control, **kwargs):
         PartialState().wait_for_everyone()
         if not state.is_world_process_zero: return
         folder = Path(args.output_dir)/f'checkpoint-{state.global_step}'
+        self.student.save_description(folder)
         sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
         text = json.dumps({'run': self.settings, 'files': sizes}, indent=1)
         with atomic_write(folder/MANIFEST) as temporary: temporary.write_text(text, encoding='utf-8')
@@ -595,8 +597,8 @@ def _run(trainer: StudentTrainer, folder: Path, checkpoint: Path | None) -> Stud
         _restore(student, Student.load(folder/'student'))
         return student
     history.unlink(missing_ok=True)
-    trainer.add_callback(ManifestCallback(settings))
-    with _no_bars(), _no_tied_warning(): trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.add_callback(ManifestCallback(student, settings))
+    with no_load_bars(), _no_tied_warning(): trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     student.model.eval()
     if trainer.is_world_process_zero():
         student.save(folder/'student')
