@@ -102,7 +102,8 @@ def training_arguments(
     _check_overrides(config.overrides)
     every = max(1, config.max_steps // 50)
     settings = dict(
-        max_steps=config.max_steps, learning_rate=config.learning_rate or 2e-3, seed=config.train_seed,
+        max_steps=config.max_steps, seed=config.train_seed,
+        learning_rate=2e-3 if config.learning_rate is None else config.learning_rate,
         per_device_train_batch_size=config.batch_size, per_device_eval_batch_size=4 * config.batch_size,
         warmup_steps=0.05, lr_scheduler_type='cosine', adam_beta2=0.99, weight_decay=0.0, max_grad_norm=1.0,
         logging_steps=every, eval_steps=10 * every, save_steps=10 * every, save_total_limit=2,
