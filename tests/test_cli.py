@@ -178,10 +178,10 @@ def test_the_whole_vocabulary_and_texts_of_its_own(cotkit, school):
 def test_choices_are_those_of_the_library():
     "They stand in the command line once more, because reading them would load PyTorch"
     from cotkit.app.cli import make_parser
-    from cotkit.training.soft_targets import DIVERGENCES, TAIL_MODES
+    from cotkit.training.config import Divergence, TailMode
     parser = make_parser()._subparsers._group_actions[0].choices['specialize']
     choices = {action.dest: tuple(action.choices) for action in parser._actions if action.dest in ('divergence', 'rest')}
-    assert choices == {'divergence': DIVERGENCES, 'rest': TAIL_MODES}
+    assert choices == {'divergence': Divergence.__args__, 'rest': TailMode.__args__}
 
 
 def test_problems_that_nobody_has_solved(cotkit):

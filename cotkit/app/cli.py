@@ -300,8 +300,15 @@ def _settings(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     "What both ways to train are told"
     from cotkit.models.students import SIZES
     rate = args.learning_rate or (2e-3 if args.student in SIZES else 5e-5)
-    return dict(validation=task.splits.get('validation', ()), output_dir=args.out, seed=args.seed, resume=args.resume,
-                max_steps=args.steps, batch_size=args.batch_size, learning_rate=rate)
+    return dict(train_seed=args.seed, resume=args.resume, max_steps=args.steps, batch_size=args.batch_size, learning_rate=rate)
+
+
+def _training(task: Task, problems: Sequence[Problem], rationales: Sequence[Rationale], settings: Mapping[str, Any]) -> tuple:
+    "Data and settings as training takes them"
+    from cotkit.training.config import TrainConfig
+    from cotkit.training.trainer import TrainingSet
+    validation, test = (task.splits.get(name, ()) for name in ('validation', 'test'))
+    return TrainingSet(problems, rationales, validation, test), TrainConfig(**settings)
 
 # %% ../../nbs/app/73_cli.ipynb #3bdb200f
 def _finish(args: argparse.Namespace, task: Task, student: Student, settings: Mapping[str, Any], stages: Stages, config: Mapping[str, Any],
@@ -341,6 +348,7 @@ def _distill(args: argparse.Namespace) -> dict[str, Any]:
     task, problems, left = _taught(args)
     rationales = _read_rationales(args.rationales) if args.rationales else []
     from cotkit.training.distill import distill
+    from cotkit.training.trainer import read_training
     from cotkit.models.students import StudentConfig, make_student
     from cotkit.data.records import Stages
     format = _recipe(args)
@@ -350,9 +358,10 @@ def _distill(args: argparse.Namespace) -> dict[str, Any]:
     _say_split(task)
     config = StudentConfig(_start(args.student), args.arch, init_seed=args.seed)
     student = make_student(config, format, texts=[t for e in examples for t in (e.input, e.target)])
-    with stages('train'): distill(student, problems, rationales, **settings, share_prefix=args.share_prefix)
+    data, training = _training(task, problems, rationales, settings | {'share_prefix': args.share_prefix})
+    with stages('train'): distill(student, data, output_dir=args.out, config=training)
     config = {'recipe': args.recipe, 'teacher': _teachers(rationales), 'rationales': len(rationales),
-              'examples': len(examples), 'share_prefix': args.share_prefix}
+              'examples': read_training(args.out)['examples'], 'share_prefix': args.share_prefix}
     return _finish(args, task, student, settings, stages, config, {}) | left
 
 # %% ../../nbs/app/73_cli.ipynb #d7dea419
@@ -444,17 +453,22 @@ def _specialize(args: argparse.Namespace) -> dict[str, Any]:
     rationales = _read_rationales(args.rationales) if args.rationales else [gold_rationale(p) for p in problems if p.gold_steps and p.answer]
     _check_source(args, rationales)
     format = _mixture(args, problems, rationales, test)
-    from cotkit.training.on_policy import OnPolicy
+    from cotkit.training.config import KDConfig, OnPolicyConfig
+    from cotkit.training.soft_targets import TeacherModel
+    from cotkit.training.trainer import read_training
     from cotkit.data.records import Stages
-    from cotkit.training.specialize import read_matching, specialize
+    from cotkit.training.specialize import Matching, read_matching, specialize
     examples, settings, stages = _examples(format, problems, rationales), _settings(args, task), Stages()
     _say_split(task)
     teacher = _live(args.teacher) if args.teacher else None
     student, matching = _pupil(args, format, examples, teacher), {name: getattr(args, name) for name in ('kd_weight', 'divergence', 'rest', 'top')}
-    on_policy = None if args.on_policy is None else OnPolicy(args.on_policy)
-    with stages('train'): specialize(student, problems, rationales, **settings, **matching, teacher=teacher, on_policy=on_policy, held_out=test)
+    kd = KDConfig(args.kd_weight, args.divergence, args.rest, 'all' if args.top is None else args.top)
+    on_policy = None if args.on_policy is None else OnPolicyConfig(args.on_policy)
+    compared = Matching(kd, teacher and TeacherModel(*teacher), on_policy)
+    data, training = _training(task, problems, rationales, settings)
+    with stages('train'): specialize(student, data, output_dir=args.out, matching=compared, config=training)
     config = {'recipe': 'specialize', 'teacher': [_called(args.teacher)] if args.teacher else _teachers(rationales),
-              'rationales': len(rationales), 'examples': len(examples), **matching, 'on_policy': args.on_policy}
+              'rationales': len(rationales), 'examples': read_training(args.out)['examples'], **matching, 'on_policy': args.on_policy}
     return _finish(args, task, student, settings, stages, config, read_matching(args.out)) | left
 
 # %% ../../nbs/app/73_cli.ipynb #36fe36aa

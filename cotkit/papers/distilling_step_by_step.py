@@ -105,7 +105,9 @@ def run(
     config: Mapping[str, Any],  # everything the run depends on, `seed` included
 ) -> RunRecord:                 # accuracy on validation and test, a digit for each problem
     "Teach one student and examine it"
-    from cotkit.training.distill import distill, read_history
+    from cotkit.training.config import TrainConfig
+    from cotkit.training.distill import distill
+    from cotkit.training.trainer import TrainingSet, read_history
     from cotkit.models.students import StudentConfig, make_student, parameter_count
     stages, seed = Stages(), config['seed']
     with stages('prepare'):
@@ -116,8 +118,10 @@ def run(
         student = make_student(start, method_format(config), tokenizer_texts(config))
     rows = config['batch'] * (2 if config['method'] == 'step-by-step' else 1)
     with stages('train'), tempfile.TemporaryDirectory() as folder:
-        distill(student, task['train'], rationales, output_dir=folder, seed=seed, max_steps=config['max_steps'], batch_size=rows,
-                learning_rate=config['learning_rate'], disable_tqdm=True, save_strategy='no', **config.get('arguments', {}))
+        overrides = {'disable_tqdm': True, 'save_strategy': 'no', **config.get('arguments', {})}
+        training = TrainConfig(max_steps=config['max_steps'], batch_size=rows, train_seed=seed,
+                               learning_rate=config['learning_rate'], overrides=overrides)
+        distill(student, TrainingSet(task['train'], rationales), output_dir=folder, config=training)
         losses = {name: value for name, value in read_history(folder)[-1].items() if name.endswith('loss')}
     with stages('evaluate'): found = [examine(student, task, split, config) for split in ('validation', 'test') if split in task.splits]
     results = {'parameters': parameter_count(student.model), 'rows a step': rows, 'programs': len({p.meta['program'] for p in task['train']}), 'teacher': curated.accuracy.to_dict(), 'training losses': losses,
