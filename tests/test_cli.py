@@ -222,7 +222,7 @@ BAD = {
     'batch without a model': ('collect --task data --oracle 0.5 --batch-file new.jsonl', r'--model'),
     'batch results of something else': ('collect --task data --model m --base-url http://127.0.0.1:9/v1 --batch-results other.jsonl --out new.jsonl', r'none of the 1 results'),
     'batch results without an id': ('collect --task data --model m --base-url http://127.0.0.1:9/v1 --batch-results data/train.jsonl --out new.jsonl', r'train\.jsonl:1: .*"custom_id"'),
-    'share of a file': ('curate --task data/train.jsonl --test-share 2 --rationales r.jsonl', r'"test".*0'),
+    'share of a file': ('curate --task data/train.jsonl --test-share 2 --rationales r.jsonl', r'"test_size".*0'),
     'batch results that are requests': ('collect --task data --model m --base-url http://127.0.0.1:9/v1 --batch-results requests.jsonl --out old.jsonl', r'no result could be read; the first: .*requests'),
     'batch results in no line': ('collect --task data --model m --base-url http://127.0.0.1:9/v1 --batch-results nothing.jsonl --out old.jsonl', r'nothing\.jsonl|no result could be read'),
     'a folder where a file goes': ('collect --task data --oracle 0.5 --out data', r"--out.*'data' is a folder"),
@@ -430,7 +430,7 @@ def test_one_file_is_enough(cotkit):
     ids = [{r['problem_id'] for r in read_jsonl('rationales.jsonl')} for split in ('train+validation', 'test')
            if cotkit(f'collect --task mine.jsonl --test-share 0.3 --split {split} --oracle 1.0')[0] == 0]
     assert len(ids) == 2 and not ids[0] & ids[1] and len(ids[0] | ids[1]) == 60 and ids[1]
-    assert '--test-share' in cotkit('collect --task mine.jsonl --split test --oracle 1.0')[2]
+    assert '--test-size' in cotkit('collect --task mine.jsonl --split test --oracle 1.0')[2]
 
 
 def test_as_a_program(here):

@@ -15,8 +15,9 @@ from train_settings import settings
 from cotkit.evaluation.evaluate import evaluate, score
 from cotkit.data.formats import AnswerOnly, FewShotAnswerOnly, FewShotCoT, StepByStep, ZeroShotCoT, answer_text, demonstrations, examples_from, gold_rationale
 from cotkit.models.students import Size, StudentConfig, make_student
-from cotkit.data.word_problems import addition_problems, word_problems
-from cotkit.data.tasks import NLI_LABELS, carve, load_task
+from cotkit.data.word_problems import word_problems
+from cotkit.data.addition import addition_problems
+from cotkit.data.tasks import NLI_LABELS, hash_split, load_task
 
 torch.set_num_threads(1)
 ARCHITECTURES = ('causal', 'seq2seq')
@@ -180,7 +181,7 @@ def test_the_rows_of_each_method(arch, problems, students):
 @pytest.mark.parametrize('share', (0.25, 0.5, 1.0))
 def test_fractions_of_the_data(share, problems, students):
     "Rationales about problems outside the fraction teach nothing"
-    _, part = carve(problems['anli'], share)
+    _, part = hash_split(problems['anli'], share, exact=True)
     assert len(part) == 8 * share
     rows = rows_of(students('anli', METHODS['alpha 0.3'], 'causal'), part, rationales(problems['anli']))
     about = {r.problem_id for r in rationales(problems['anli'])} & {p.id for p in part}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cotkit.app import study
-from cotkit.app.study import Cache, Claims, Study, choose_cells, content_hash, estimate_text, grid, main, process_start, sweep, verdict
+from cotkit.app.study import Claim, Study, after_holm, choose_cells, claim_p_value, digit_table, estimate_text, guess_accuracy, main, verdict
+from cotkit.app.sweeps import Cache, Claims, content_hash, grid, process_start, sweep, this_host
 from cotkit.data.core import CotkitError
 from cotkit.data.records import RunRecord, append_record, read_records
 from cotkit.evaluation.statistics import Estimate
@@ -64,7 +64,7 @@ def test_a_run_that_changes_its_config_is_refused(tmp_path):
 
 def test_a_killed_sweep_resumes(tmp_path):
     "kill -9 between two runs, in a process of its own"
-    program = ('import os, sys\nfrom cotkit.app.study import grid, sweep\nfrom cotkit.data.records import RunRecord\n'
+    program = ('import os, sys\nfrom cotkit.app.sweeps import grid, sweep\nfrom cotkit.data.records import RunRecord\n'
                'def run(config):\n    if config["number"] == 3 and len(sys.argv) > 2: os.kill(os.getpid(), 9)\n    return RunRecord(config)\n'
                'print(len(sweep(run, grid(number=range(6)), sys.argv[1], progress=False)))')
     first = subprocess.run([sys.executable, '-c', program, tmp_path/'runs.jsonl', 'die'], capture_output=True)
@@ -105,7 +105,7 @@ def test_old_words_in_a_file_are_read_by_the_study_s_own_reader(tmp_path):
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
-from cotkit.app.study import grid, sweep
+from cotkit.app.sweeps import grid, sweep
 from cotkit.data.records import RunRecord
 
 folder, name = Path(sys.argv[1]), sys.argv[2]
@@ -190,14 +190,14 @@ def test_a_claim_is_of_one_process_and_given_back(tmp_path):
 
 
 def test_only_one_takes_a_dead_owner_s_claim_over(tmp_path):
-    (tmp_path/'a.claim-000000').write_text(json.dumps({'host': study.this_host(), 'pid': 2 ** 30, 'start': '1'}))
+    (tmp_path/'a.claim-000000').write_text(json.dumps({'host': this_host(), 'pid': 2 ** 30, 'start': '1'}))
     claims = Claims(tmp_path)
     with claims.claim('a') as first, claims.claim('a') as second: assert (first, second) == (True, False)
     assert (tmp_path/'a.claim-000000').exists(), 'a stale claim is not deleted by who takes over'
 
 
 def test_a_process_id_that_was_given_away_again_is_no_owner(tmp_path):
-    owner = {'host': study.this_host(), 'pid': os.getpid(), 'start': process_start(os.getpid())}
+    owner = {'host': this_host(), 'pid': os.getpid(), 'start': process_start(os.getpid())}
     (tmp_path/'a.claim-000000').write_text(json.dumps(owner))
     with Claims(tmp_path).claim('a') as mine: assert not mine
     (tmp_path/'a.claim-000000').write_text(json.dumps({**owner, 'start': '1'}))
@@ -244,7 +244,7 @@ def test_what_is_kept_is_made_once_and_whole(tmp_path):
 MAKE = """
 import sys, time
 from pathlib import Path
-from cotkit.app.study import Cache
+from cotkit.app.sweeps import Cache
 
 def build(path):
     time.sleep(0.5)
@@ -331,7 +331,7 @@ def test_the_command_line_runs_what_is_missing(tmp_path):
 def test_the_command_line_refuses_what_is_not_there(tmp_path, capsys):
     out = ['--out', str(tmp_path/'runs.jsonl')]
     assert main(SMALL, [*out, '--cells', 'others']) == 1
-    assert capsys.readouterr().err == 'error: field "cells": there is no part \'others\'. Parts: some, more; or places from 0 to 6, such as 0:10.\n'
+    assert capsys.readouterr().err == 'error: field "cells": there is no part \'others\'. Parts: some, more; or places up to 6, such as 0:10.\n'
     assert main(SMALL, [*out, '--settings.problems', '100']) == 1 and 'is 99' in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended: main(SMALL, [*out, '--colour', 'red'])
     assert ended.value.code == 2
@@ -351,3 +351,42 @@ def test_help_names_every_option_and_setting(capsys):
 
 @pytest.mark.parametrize('wanted, expected', [((), [0, 1, 2, 3]), (('b',), [2, 3]), (('0',), [0]), (('1:3',), [1, 2]), (('2:',), [2, 3]), ((':1',), [0]), (('b', '0'), [0, 2, 3])])
 def test_the_cells_that_are_asked_for(wanted, expected): assert choose_cells({'a': [0, 1], 'b': [2, 3]}, wanted) == expected
+
+
+# Claims over a page
+
+def difference(value, low, high, freedom=20.0): return Estimate(value, low, high, 100, difference=True, freedom=freedom)
+
+
+def test_holm_over_a_page_undecides_what_one_interval_decides():
+    "p-values are those of the interval's own t-test; Holm's are pinned"
+    sure, weak, none = difference(0.2, 0.1, 0.3), difference(0.1, 0.01, 0.19), difference(0.01, -0.1, 0.12)
+    claims = [Claim('1', 'sure', {'': sure}), Claim('2', 'weak', {'': weak}), Claim('3', 'none', {'': none}), Claim('4', 'both', {'a': sure, 'b': weak})]
+    assert [round(c.p, 4) for c in claims] == [0.0005, 0.0312, 0.8515, 0.0312]
+    assert [c.verdict for c in claims] == ['supported', 'supported', 'undecided at this scale', 'supported']
+    corrected, said = zip(*after_holm(claims))
+    assert [round(p, 4) for p in corrected] == [0.0019, 0.0935, 0.8515, 0.0935]
+    assert said == ('supported', *['undecided at this scale'] * 3)
+
+
+@pytest.mark.parametrize('rule, margin', [('above', 0), ('no worse', 0.05), ('within', 0.15), ('differs', 0)])
+def test_a_p_value_below_five_per_cent_is_a_decided_claim(rule, margin):
+    "For a single interval the two say the same, whatever the rule"
+    for value in (-0.3, -0.16, -0.12, -0.06, -0.03, 0.0, 0.02, 0.06, 0.1, 0.14, 0.3):
+        found = difference(value, value - 0.05, value + 0.05)
+        assert (claim_p_value(rule, found, margin=margin) < 0.05) == (verdict(rule, found, margin=margin) != 'undecided at this scale'), value
+
+
+def test_one_of_several_intervals_against_a_claim_is_one_of_so_many():
+    up, down = difference(0.2, 0.1, 0.3), difference(-0.1, -0.19, -0.01)
+    assert claim_p_value('above', up, down) == pytest.approx(2 * claim_p_value('above', down)) and verdict('above', up, down) == 'not supported'
+    assert claim_p_value('above', up, difference(-0.1, -0.2, -0.0, 0.0)) == 1, 'an interval that is not Student\'s decides nothing'
+
+
+def test_digits_and_guesses():
+    assert digit_table(['01', '11']).tolist() == [[0, 1], [1, 1]]
+    with pytest.raises(CotkitError, match='same problems'): digit_table(['01', '1'])
+    from cotkit.data.core import Problem
+    train, test = ([Problem(str(i), f'q{i}', answer, 'number') for i, answer in enumerate(answers)] for answers in ('1123', '1131'))
+    assert (guess_accuracy(train, test).correct, guess_accuracy(train, test).n) == (3, 4)
+    assert guess_accuracy(train, test, lambda p: int(p.id) > 1).correct == 2, 'a guess for each group'

@@ -10,8 +10,10 @@ from hypothesis import given, settings, strategies as st
 from cotkit.data import word_problems as synthetic
 from cotkit.data.answers import is_correct
 from cotkit.data.core import CotkitError, Problem, from_dataset, to_dataset
-from cotkit.data.word_problems import (ABILITIES, OUT_OF_DISTRIBUTION, SPLITS, ability_problems, addition_problems, addition_task, generic_suite, generic_task,
-                              rephrase_steps, scratchpad, scratchpad_examples, word_problem_task, word_problems, wrong_rationale)
+from cotkit.data.abilities import ABILITIES, ability_problems, generic_suite, generic_task
+from cotkit.data.addition import addition_problems, addition_task, scratchpad, scratchpad_examples
+from cotkit.data.mistakes import rephrase_steps, wrong_rationale
+from cotkit.data.word_problems import OUT_OF_DISTRIBUTION, SPLITS, Wording, distinct_problems, word_problem_task, word_problems
 from cotkit.data.tasks import load_task, task_names
 
 EQUATION = re.compile(r'(\d+) ([-+*/]) (\d+) = (\d+)')
@@ -22,9 +24,9 @@ def holds(left, sign, right, result):
     return result == {'+': left + right, '-': left - right, '*': left * right, '/': left / right if right else None}[sign]
 
 
-dials = st.fixed_dictionaries(dict(
+difficulties = st.fixed_dictionaries(dict(
     n=st.integers(1, 15), seed=st.integers(0, 10**9), steps=st.tuples(st.integers(1, 4), st.integers(0, 5)).map(lambda o: (o[0], o[0] + o[1])),
-    largest=st.integers(20, 200), distractors=st.integers(0, 3), phrasing=st.sampled_from(('plain', 'unseen')), split=st.sampled_from(SPLITS)))
+    largest=st.integers(20, 200), split=st.sampled_from(SPLITS), wording=st.builds(Wording, st.sampled_from(('plain', 'unseen')), st.integers(0, 3))))
 
 
 # A reader that knows English and nothing of the generator: what each sentence does to the quantity `q`.
@@ -99,32 +101,32 @@ def without_asides(problem):
 
 
 @settings(max_examples=40, deadline=None)
-@given(dials)
-def test_every_story_has_one_reading_and_it_is_the_answer(dials):
-    for problem in word_problems(**dials):
+@given(difficulties)
+def test_every_story_has_one_reading_and_it_is_the_answer(difficulty):
+    for problem in word_problems(**difficulty):
         told = without_asides(problem)
-        assert problem.question.count('.') - told.count('.') == dials['distractors']
+        assert problem.question.count('.') - told.count('.') == difficulty['wording'].distractors
         assert read_story(told) == [int(problem.answer)], problem.question
 
 
 @settings(max_examples=40, deadline=None)
-@given(dials)
-def test_gold_steps_are_true_and_lead_to_the_answer(dials):
-    problems = word_problems(**dials)
-    assert len(problems) == dials['n'] == len({o.question for o in problems}) == len({o.id for o in problems})
+@given(difficulties)
+def test_gold_steps_are_true_and_lead_to_the_answer(difficulty):
+    problems = word_problems(**difficulty)
+    assert len(problems) == difficulty['n'] == len({o.question for o in problems}) == len({o.id for o in problems})
     for problem in problems:
-        assert dials['steps'][0] <= len(problem.gold_steps) <= dials['steps'][1]
+        assert difficulty['steps'][0] <= len(problem.gold_steps) <= difficulty['steps'][1]
         equations = [EQUATION.findall(step) for step in problem.gold_steps]
         assert all(len(o) == 1 and holds(*o[0]) for o in equations)
         assert equations[-1][0][3] == problem.answer and is_correct(problem, problem.answer)
-        assert all(2 <= int(o) <= dials['largest'] for text in (problem.question, *problem.gold_steps) for o in re.findall(r'\d+', text))
+        assert all(2 <= int(o) <= difficulty['largest'] for text in (problem.question, *problem.gold_steps) for o in re.findall(r'\d+', text))
         assert all(len(step.split()) <= 12 for step in problem.gold_steps)
 
 
 @settings(max_examples=40, deadline=None)
-@given(dials)
-def test_subquestions_are_aligned_with_steps(dials):
-    for problem in word_problems(**dials):
+@given(difficulties)
+def test_subquestions_are_aligned_with_steps(difficulty):
+    for problem in word_problems(**difficulty):
         assert len(problem.subquestions) == len(problem.gold_steps)
         assert problem.question.endswith(problem.subquestions[-1])
         assert all(o.endswith('?') and o[0].isupper() and '{' not in o for o in problem.subquestions)
@@ -133,15 +135,15 @@ def test_subquestions_are_aligned_with_steps(dials):
 
 
 @settings(max_examples=40, deadline=None)
-@given(dials)
-def test_the_same_seed_gives_the_same_problems_and_the_first_of_more(dials):
-    first = word_problems(**dials)
-    assert first == word_problems(**dials) == word_problems(**{**dials, 'n': dials['n'] + 5})[:dials['n']]
+@given(difficulties)
+def test_the_same_seed_gives_the_same_problems_and_the_first_of_more(difficulty):
+    first = word_problems(**difficulty)
+    assert first == word_problems(**difficulty) == word_problems(**{**difficulty, 'n': difficulty['n'] + 5})[:difficulty['n']]
     assert from_dataset(to_dataset(first), Problem) == first
 
 
 @settings(max_examples=40, deadline=None)
-@given(dials, dials)
+@given(difficulties, difficulties)
 def test_no_program_and_no_question_is_in_two_splits(a, b):
     if a['split'] == b['split']: return
     a, b = word_problems(**{**a, 'n': 100}), word_problems(**{**b, 'n': 100})
@@ -187,7 +189,7 @@ def test_always_giving_the_same_answer_is_seldom_right():
 
 
 def test_no_operation_and_no_wording_is_left_out():
-    problems = word_problems(3000) + word_problems(3000, phrasing='unseen')
+    problems = word_problems(3000) + word_problems(3000, wording=Wording('unseen'))
     used = {name for o in problems for name, *_ in (part.split() for part in o.meta['program'].split('; '))}
     assert used == set(synthetic._OPERATIONS)
     told = ' '.join(o.question for o in problems)
@@ -212,31 +214,32 @@ GOLDEN_GENERIC = '16cb6e383b6ecccf'
 
 
 @pytest.mark.parametrize('bad', [dict(n=-1), dict(steps=(0, 2)), dict(steps=(4, 2)), dict(largest=3), dict(distractors=-1), dict(phrasing='rude'), dict(split='dev')], ids=str)
-def test_bad_dials_are_refused_by_name(bad):
-    with pytest.raises(CotkitError) as refused: word_problems(**{'n': 1, **bad})
+def test_bad_difficulties_are_refused_by_name(bad):
+    wording = {name: value for name, value in bad.items() if name in ('distractors', 'phrasing')}
+    with pytest.raises(CotkitError) as refused:
+        if wording: Wording(**wording)
+        else: word_problems(**{'n': 1, **bad})
     assert refused.value.field == next(iter(bad))
 
 
 def test_too_many_are_refused():
     with pytest.raises(CotkitError, match=r'only \d\d different'): addition_problems(200, digits=(1, 1))
-    with pytest.raises(CotkitError, match='only 1 different'): synthetic._distinct(2, lambda: ('the same again', 1))
-    with pytest.raises(CotkitError, match='only 0 different'): synthetic._distinct(2, lambda: None)
+    with pytest.raises(CotkitError, match='only 1 different'): distinct_problems(2, lambda: ('the same again', 1))
+    with pytest.raises(CotkitError, match='only 0 different'): distinct_problems(2, lambda: None)
     assert word_problems(0) == []
 
 
-def test_task_dials_are_refused():
-    for bad in (dict(longer=(4, 6)), dict(distractors=0)):
-        with pytest.raises(CotkitError) as refused: word_problem_task(train=1, validation=1, test=1, **bad)
-        assert refused.value.field in bad
+def test_task_difficulties_are_refused():
+    with pytest.raises(CotkitError, match='steps'): word_problem_task(train=1, validation=1, test=1, steps=(3, 2))
     with pytest.raises(CotkitError): addition_task(train=1, validation=1, test=1, longer=(8,))
 
 
 # Wrong and reworded rationales
 
 @settings(max_examples=80, deadline=None)
-@given(dials, st.integers(0, 10**9), st.booleans())
-def test_a_wrong_rationale_has_one_wrong_step_and_the_rest_follows(dials, seed, reworded):
-    problem = word_problems(**{**dials, 'n': 1})[0]
+@given(difficulties, st.integers(0, 10**9), st.booleans())
+def test_a_wrong_rationale_has_one_wrong_step_and_the_rest_follows(difficulty, seed, reworded):
+    problem = word_problems(**{**difficulty, 'n': 1})[0]
     if reworded: problem = Problem.from_dict({**problem.to_dict(), 'gold_steps': rephrase_steps(problem, Random(seed))})
     steps, answer = wrong_rationale(problem, Random(seed))
     assert answer != problem.answer and len(steps) == len(problem.gold_steps)
@@ -249,9 +252,9 @@ def test_a_wrong_rationale_has_one_wrong_step_and_the_rest_follows(dials, seed, 
 
 
 @settings(max_examples=40, deadline=None)
-@given(dials, st.integers(0, 10**9))
-def test_reworded_steps_are_true_and_reach_the_same_results(dials, seed):
-    problem = word_problems(**{**dials, 'n': 1})[0]
+@given(difficulties, st.integers(0, 10**9))
+def test_reworded_steps_are_true_and_reach_the_same_results(difficulty, seed):
+    problem = word_problems(**{**difficulty, 'n': 1})[0]
     steps = rephrase_steps(problem, Random(seed))
     gold, made = ([EQUATION.search(o).groups() for o in s] for s in (problem.gold_steps, steps))
     assert all(holds(*o) for o in made) and [o[3] for o in gold] == [o[3] for o in made]

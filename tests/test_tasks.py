@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from cotkit.data import tasks
+from cotkit.data import files, tasks
 from cotkit.data.answers import Accuracy, is_correct, published_correct, read_answer
 from cotkit.data.core import CotkitError, Problem, from_dataset
-from cotkit.data.tasks import NLI_LABELS, Task, carve, load_task, register, task_names
+from cotkit.data.tasks import NLI_LABELS, Columns, DataConfig, Splitting, Task, hash_split, load_data, load_task, register_task, task_names
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT/'nbs'/'samples'
@@ -71,7 +71,7 @@ def test_the_loader_of_the_hub_reads_a_repository(tmp_path, monkeypatch):
     repository = tmp_path/'repository'
     repository.mkdir()
     as_parquet(repository, rows_of('tasks_gsm8k'))
-    rows = {split: [at.values for at in part] for split, part in tasks._hub_rows(str(repository), None).items()}
+    rows = {split: [at.values for at in part] for split, part in files._hub_rows(str(repository), None).items()}
     assert rows == rows_of('tasks_gsm8k')
 
 
@@ -129,9 +129,9 @@ def test_labels_and_rationales():
 @settings(max_examples=20)
 def test_carving_takes_the_share_whatever_the_order(n, seed):
     problems = [Problem(str(i), 'q', '1') for i in range(n)]
-    rest, taken = carve(problems, 0.1, seed)
+    rest, taken = hash_split(problems, 0.1, seed, exact=True)
     assert len(taken) == -(-n//10) and sorted(rest + taken, key=lambda p: int(p.id)) == problems
-    assert {p.id for p in carve(problems[::-1], 0.1, seed)[1]} == {p.id for p in taken}
+    assert {p.id for p in hash_split(problems[::-1], 0.1, seed, exact=True)[1]} == {p.id for p in taken}
 
 
 def test_a_task_shows_escapes_and_joins():
@@ -146,7 +146,7 @@ def test_a_task_shows_escapes_and_joins():
 
 
 def test_registry_passes_what_a_loader_takes():
-    @register('tasks-test', 'tasks-test-alias')
+    @register_task('tasks-test', 'tasks-test-alias')
     def load(size: int = 1, seed: int = 0) -> Task: return Task('t', {'train': [Problem(f'{seed}-{i}', 'q', '1') for i in range(size)]})
     try:
         assert 'tasks-test' in task_names() and [p.id for p in load_task('tasks-test-alias', seed=4, size=2)['train']] == ['4-0', '4-1']
@@ -258,10 +258,10 @@ def test_the_kind_is_inferred(answers, kind, choices, tmp_path):
 def test_own_columns_choices_and_labels(tmp_path):
     path = tmp_path/'own.jsonl'
     path.write_text(json.dumps({'frage': 'q', 'antwort': 'B', 'optionen': ['park', 'zoo'], 'weg': 'one\ntwo', 'nr': 7, 'note': 'n'}))
-    problem = Task.from_jsonl(path, question='frage', answer='antwort', choices='optionen', steps='weg', id='nr', name='mine')['train'][0]
+    problem = Task.from_jsonl(path, 'mine', Columns('frage', 'antwort', 'optionen', gold_steps='weg', id='nr'))['train'][0]
     assert problem == Problem('7', 'q', 'zoo', 'choice', ('park', 'zoo'), ('one', 'two'), meta={'note': 'n'})
     path.write_text('\n'.join(json.dumps({'question': 'q', 'answer': a}) for a in ('good', 'bad', 'good')))
-    assert Task.from_jsonl(path, kind='label')['train'][0].choices == ('bad', 'good') == Task.from_jsonl(path, choices=['bad', 'good'])['train'][0].choices
+    assert Task.from_jsonl(path, kind='label')['train'][0].choices == ('bad', 'good') == Task.from_jsonl(path, labels=['bad', 'good'])['train'][0].choices
     assert Task.from_jsonl(path)['train'][0].kind == 'text'
     with pytest.raises(CotkitError, match='choices'): Task.from_jsonl(path, kind='choice')
     with pytest.raises(CotkitError, match='no number that can be read'): Task.from_jsonl(path, kind='number')
@@ -273,10 +273,10 @@ def test_own_splits(tmp_path):
     folder = write_rows(tmp_path/'mine', {'train': rows, 'test': rows[:2], 'harder': rows[:3]})
     task = Task.from_jsonl(folder)
     assert {s: len(p) for s, p in task.splits.items()} == {'train': 36, 'validation': 4, 'test': 2, 'harder': 3}
-    assert list(Task.from_jsonl(folder, validation=0).splits) == ['train', 'test', 'harder']
+    assert list(Task.from_jsonl(folder, splitting=Splitting(0)).splits) == ['train', 'test', 'harder']
     assert list(Task.from_jsonl({'train': folder/'train.jsonl', 'dev': folder/'test.jsonl'}).splits) == ['train', 'validation']
     assert list(Task.from_jsonl(folder/'test.jsonl').splits) == ['test'] and Task.from_jsonl(folder/'harder.jsonl').splits.keys() == {'train'}
-    assert Task.from_jsonl(folder, seed=1).splits['validation'] != task['validation'] == Task.from_jsonl(folder)['validation']
+    assert Task.from_jsonl(folder, splitting=Splitting(data_seed=1)).splits['validation'] != task['validation'] == Task.from_jsonl(folder)['validation']
 
 
 texts = st.text(st.characters(exclude_categories=('Cs',)), min_size=1, max_size=30).filter(lambda text: text == text.strip() and text)
@@ -287,7 +287,7 @@ texts = st.text(st.characters(exclude_categories=('Cs',)), min_size=1, max_size=
 def test_own_problems_survive_the_file(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp('own')/'own.jsonl'
     path.write_text('\n'.join(json.dumps({'question': q, 'answer': a, 'steps': s}, ensure_ascii=i % 2 == 0) for i, (q, a, s) in enumerate(rows)), encoding='utf-8')
-    task = Task.from_jsonl(path, validation=0)
+    task = Task.from_jsonl(path, splitting=Splitting(0))
     assert [(p.question, p.answer, list(p.gold_steps)) for p in task['train']] == [(q, str(a), s) for q, a, s in rows]
     assert len({p.id for p in task['train']}) == len(rows)
 
@@ -296,14 +296,14 @@ def test_problems_without_answers(tmp_path):
     "answer=None: neither answers nor gold steps are read, choices are; the columns stay in meta"
     path = tmp_path/'own.jsonl'
     path.write_text('\n'.join(json.dumps({'question': f'q{i}', 'answer': 'A', 'choices': ['zoo', 'park'], 'steps': ['s'], 'subquestions': ['?']}) for i in range(20)))
-    task = Task.from_jsonl(path, answer=None)
+    task = Task.from_jsonl(path, columns=Columns(answer=None))
     assert task.kind == 'choice' and {split: len(o) for split, o in task.splits.items()} == {'train': 18, 'validation': 2}
     assert all(p.answer == '' and p.choices == ('zoo', 'park') and p.gold_steps == p.subquestions == () and p.meta['answer'] == 'A' for p in task['train+validation'])
     assert Task.from_jsonl(path)['train'][0].answer == 'zoo'
     path.write_text(json.dumps({'question': 'q', 'choices': 7}))
-    assert Task.from_jsonl(path, answer=None, choices='options')['train'][0].kind == 'number'
-    assert Task.from_jsonl(path, answer=None, choices='options', kind='text')['train'][0].kind == 'text'
-    labelled = Task.from_jsonl(path, answer=None, choices=['good', 'bad'])['train'][0]
+    assert Task.from_jsonl(path, columns=Columns(answer=None, choices='options'))['train'][0].kind == 'number'
+    assert Task.from_jsonl(path, columns=Columns(answer=None, choices='options'), kind='text')['train'][0].kind == 'text'
+    labelled = Task.from_jsonl(path, columns=Columns(answer=None), labels=['good', 'bad'])['train'][0]
     assert (labelled.kind, labelled.choices, labelled.answer) == ('label', ('good', 'bad'), '')
 
 
@@ -312,9 +312,11 @@ def test_problems_without_answers(tmp_path):
     (['{"question": "q"}'], {'kind': 'choice'}, 1, 'Give the choices'), (['{"question": "q"}'], {'kind': 'colour'}, 1, 'One of: number'),
     (['{"question": "q"}'], {'answer': 'answer'}, None, '--unlabelled'), (['{"question": "q", "answer": ""}'], {'answer': 'answer'}, 1, 'is empty')])
 def test_what_is_wrong_with_a_file_without_answers(tmp_path, lines, options, line, words):
+    options, answer = dict(options), options.get('answer')
+    options.pop('answer', None)
     path = tmp_path/'own.jsonl'
     path.write_text('\n'.join(lines))
-    with pytest.raises(CotkitError, match=words) as caught: Task.from_jsonl(path, **{'answer': None, **options})
+    with pytest.raises(CotkitError, match=words) as caught: Task.from_jsonl(path, columns=Columns(answer=answer), **options)
     assert caught.value.line == line
 
 # the real data sets
@@ -352,7 +354,7 @@ def test_an_empty_field_is_named_as_its_owner_calls_it(tmp_path, row):
     path = tmp_path/'own.jsonl'
     path.write_text('{"ask": "2 + 2?", "result": "4"}\n' + json.dumps(row) + '\n')
     with pytest.raises(CotkitError, match=r'own\.jsonl:2: field "(ask|result)": is empty'):
-        Task.from_jsonl(path, question='ask', answer='result')
+        Task.from_jsonl(path, columns=Columns('ask', 'result'))
 
 
 def one_file(path, n):
@@ -362,27 +364,27 @@ def one_file(path, n):
 
 def test_one_file_gives_a_test_split_that_stays_as_it_is(tmp_path):
     "Membership follows from id and seed: rows added, or in another order, change no earlier row; train, validation and test are apart"
-    task = Task.from_jsonl(one_file(tmp_path/'mine.jsonl', 400), test=0.2)
+    task = Task.from_jsonl(one_file(tmp_path/'mine.jsonl', 400), splitting=Splitting(test_size=0.2))
     ids = {split: {p.id for p in task[split]} for split in task.splits}
     assert list(ids) == ['train', 'validation', 'test'] and sum(map(len, ids.values())) == len(set.union(*ids.values())) == 400
     assert 55 <= len(ids['test']) <= 105
-    longer = {p.id for p in Task.from_jsonl(one_file(tmp_path/'mine.jsonl', 900), test=0.2)['test']}
+    longer = {p.id for p in Task.from_jsonl(one_file(tmp_path/'mine.jsonl', 900), splitting=Splitting(test_size=0.2))['test']}
     assert {id for id in longer if int(id[4:]) < 400} == ids['test']
     lines = (tmp_path/'mine.jsonl').read_text().splitlines(keepends=True)
     (tmp_path/'mine.jsonl').write_text(''.join(lines[::-1]))
-    assert {p.id for p in Task.from_jsonl(tmp_path/'mine.jsonl', test=0.2)['test']} == longer
-    assert {p.id for p in Task.from_jsonl(tmp_path/'mine.jsonl', test=0.2, seed=1)['test']} != longer
-    wider = {p.id for p in Task.from_jsonl(tmp_path/'mine.jsonl', test=0.3)['test']}
+    assert {p.id for p in Task.from_jsonl(tmp_path/'mine.jsonl', splitting=Splitting(test_size=0.2))['test']} == longer
+    assert {p.id for p in Task.from_jsonl(tmp_path/'mine.jsonl', splitting=Splitting(test_size=0.2, data_seed=1))['test']} != longer
+    wider = {p.id for p in Task.from_jsonl(tmp_path/'mine.jsonl', splitting=Splitting(test_size=0.3))['test']}
     assert longer < wider, 'a larger share takes more, and none back'
 
 
 def test_a_test_share_touches_no_test_file(tmp_path):
     one_file(tmp_path/'train.jsonl', 30)
     (tmp_path/'test.jsonl').write_text('{"id": "t", "question": "1 + 1?", "answer": 2}\n')
-    task = Task.from_jsonl(tmp_path, test=0.5)
+    task = Task.from_jsonl(tmp_path, splitting=Splitting(test_size=0.5))
     assert [p.id for p in task['test']] == ['t'] and len(task['train+validation']) == 30
     plain = Task.from_jsonl(tmp_path/'train.jsonl')
     assert list(plain.splits) == ['train', 'validation']
-    with pytest.raises(CotkitError, match=r'no split .test.*test=0\.1.*--test-share'): plain['test']
-    for bad in ({'test': 1}, {'test': -0.1}, {'validation': 2}):
-        with pytest.raises(CotkitError, match='A share from 0'): Task.from_jsonl(tmp_path/'train.jsonl', **bad)
+    with pytest.raises(CotkitError, match=r'no split .test.*test_size=0\.1.*--test-size'): plain['test']
+    for bad in ({'test_size': 1}, {'test_size': -0.1}, {'validation_size': 2}):
+        with pytest.raises(CotkitError, match='A share from 0'): Splitting(**bad)

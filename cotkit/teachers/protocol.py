@@ -12,7 +12,7 @@ from typing import Any, Iterable, Mapping, Protocol, Sequence, runtime_checkable
 
 from ..data.core import Completion, CotkitError, Problem, Request, TokenLogprob, read_jsonl
 from ..data.formats import gold_rationale
-from ..data.word_problems import rephrase_steps, wrong_rationale
+from ..data.mistakes import rephrase_steps, wrong_rationale
 
 # %% auto #0
 __all__ = ['Teacher', 'SamplingParams', 'TeacherError', 'OracleTeacher', 'ReplayTeacher', 'NoAnswerError', 'split_thinking',
