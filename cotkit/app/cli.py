@@ -11,10 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
-import cotkit.data.word_problems  # registers its tasks
 from ..data.core import CotkitError, Example, Problem, Rationale, atomic_write, read_jsonl, write_jsonl
 from ..data.formats import FORMATS, Demonstration, Format, Mixture, contaminated, demonstrations, examples_from, get_format, gold_rationale
-from ..data.tasks import Task, load_task, task_names
+from ..data.tasks import Columns, Splitting, Task, load_task, task_names
 
 if TYPE_CHECKING:
     from cotkit.teachers.batch import BatchResults
@@ -72,7 +71,7 @@ def _add_task(parser: Parser, split: str) -> None:
     group.add_argument('--question', default='question', help='field of the question in your own file (default: question)')
     group.add_argument('--answer', default='answer', help='field of the gold answer in your own file (default: answer)')
     group.add_argument('--unlabelled', nargs='?', const='', metavar='KIND', help='your own file has no gold answers, and answers of the teacher are read as KIND: number, text, … (default: choice if there are choices, else number)')
-    group.add_argument('--test-share', type=float, default=0.0, help='share of your own single file that becomes its test split (default: 0); keep it the same in all commands')
+    group.add_argument('--test-size', '--test-share', type=float, default=0.0, help='share of your own single file that becomes its test split (default: 0); keep it the same in all commands')
     group.add_argument('--data-seed', type=_whole, default=0, help='what is drawn: synthetic problems, a validation split (default: 0); keep it the same in all commands')
 
 # %% ../../nbs/app/73_cli.ipynb #593f8725
@@ -80,7 +79,9 @@ def _task(args: argparse.Namespace) -> Task:
     "The task that the options name: a name that is registered, or else a file or folder that exists"
     own, unlabelled = Path(args.task), args.unlabelled is not None
     if args.task not in task_names() and (own.suffix or own.exists()):
-        return Task.from_jsonl(own, question=args.question, answer=None if unlabelled else args.answer, kind=args.unlabelled or None, test=args.test_share, seed=args.data_seed)
+        columns = Columns(args.question, None if unlabelled else args.answer)
+        return Task.from_jsonl(own, columns=columns, kind=args.unlabelled or None,
+                               splitting=Splitting(test_size=args.test_size, data_seed=args.data_seed))
     if unlabelled: raise CotkitError('is for a file of your own', "Leave it out; --keep parsed and --labels teacher use no gold answers.", field='--unlabelled')
     return load_task(args.task, path=args.path, seed=args.data_seed)
 

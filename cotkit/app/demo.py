@@ -34,7 +34,6 @@ class DemoSettings(Row):
     seed: int = 0                    # of problems, teacher, weights and shuffling
     train: int = 8000                # problems the teacher is asked about
     steps: tuple[int, int] = (2, 3)  # steps of their gold rationales
-    longer: tuple[int, int] = (4, 5) # steps of the longer chains
     largest: int = 20                # no number is larger
     validation: int = 200            # problems that watch the training
     test: int = 400                  # problems of each test set
@@ -47,7 +46,7 @@ class DemoSettings(Row):
 # %% ../../nbs/app/71_demo.ipynb #8d857653
 def _problems(settings: DemoSettings) -> Task:
     return word_problem_task(settings.train, settings.validation, settings.test, settings.seed,
-                             steps=settings.steps, longer=settings.longer, largest=settings.largest)
+                             steps=settings.steps, largest=settings.largest)
 
 # %% ../../nbs/app/71_demo.ipynb #43824772
 def _teach(folder: Path, task: Task, settings: DemoSettings, progress: bool) -> Curated:

@@ -15,7 +15,7 @@ from ..data.core import CotkitError, Problem, Rationale
 from ..teachers.curate import Curated, curate
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..data.formats import Format, StepByStep, ZeroShotCoT, gold_rationale
-from ..app.study import grid, sweep
+from ..app.sweeps import grid, sweep
 from ..data.records import RunRecord, Stages
 from ..teachers.store import Store
 from ..data.word_problems import word_problems

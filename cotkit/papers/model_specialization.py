@@ -23,12 +23,14 @@ from ..evaluation.evaluate import Evaluation, evaluate
 from ..data.formats import AnswerOnly, FewShotAnswerOnly, FewShotCoT, Format, Mixture, ZeroShotCoT, demonstrations, gold_rationale
 from ..models.students import Size, Student, build_model, load_model, parameter_count
 from ..models.tokenizers import train_tokenizer
-from ..app.study import sweep
+from ..app.sweeps import sweep
 from ..data.records import RunRecord, Stages
 from ..training.specialize import Matching, read_matching, specialize
 from ..training.trainer import Monitor, TrainingSet
 from ..teachers.store import Store
-from ..data.word_problems import OUT_OF_DISTRIBUTION, ability_problems, rephrase_steps, word_problems
+from ..data.abilities import ability_problems
+from ..data.mistakes import rephrase_steps
+from ..data.word_problems import OUT_OF_DISTRIBUTION, Wording, word_problems
 from ..data.tasks import Task
 from ..teachers.local import LocalTeacher
 
@@ -54,7 +56,7 @@ SETTINGS: dict[str, Any] = {
 def _word_problems(settings: Mapping[str, Any], split: str, n: int, kind: str = '') -> list[Problem]:
     "Problems of a split; `kind` is one of `OUT_OF_DISTRIBUTION`. Outside training each program is told once"
     told = word_problems(n if split == 'train' else 4 * n, steps=tuple(settings['longer' if kind == 'longer' else 'steps']), largest=settings['largest'], split=split,
-                         phrasing='unseen' if kind == 'unseen_phrasing' else 'plain', distractors=int(kind == 'distractors'))
+                         wording=Wording('unseen' if kind == 'unseen_phrasing' else 'plain', int(kind == 'distractors')))
     if split == 'train': return told
     once: dict[str, Problem] = {}
     for problem in told: once.setdefault(problem.meta['program'], problem)
