@@ -1,12 +1,13 @@
 "Formats: the place of step-by-step's marker, and settings that are read back"
-import json
+import json, re, time
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from cotkit.data.core import CotkitError, Example, Problem, Rationale, question_text
 from cotkit.data.formats import (FORMATS, AnswerOnly, FewShotAnswerOnly, FewShotCoT, Format, Mixture, StepByStep, ZeroShotCoT,
-                                 check_demonstrations, check_disjoint, contaminated, demonstrations, examples_from,
-                                 format_from_dict, gold_rationale, register_format)
+                                 chain_text, check_demonstrations, check_disjoint, contaminated, demonstrations, examples_from,
+                                 format_from_dict, gold_rationale, register_format, split_reasoning)
 from cotkit.models.tokenizers import tokenize_inputs, train_tokenizer
 from cotkit.data.word_problems import word_problems
 
@@ -125,3 +126,89 @@ def test_a_format_that_nobody_registered_says_what_to_do():
     with pytest.raises(CotkitError, match='import the file'): format_from_dict({})
     class Nameless(ZeroShotCoT): pass
     with pytest.raises(CotkitError, match="name = "): register_format(Nameless)
+
+
+# what is taught is what was written
+
+NLI, PLACES = ('entailment', 'neutral', 'contradiction'), ('zoo', 'Paris', 'wooded area')
+WRITTEN = [  # kind, choices, gold, what the teacher stated, what is taught
+    ('number', (), '2.50', '2.50', '2.50'), ('number', (), '2.5', '$2.50 each', '$2.50'), ('number', (), '70.4', '70.4', '70.4'),
+    ('number', (), '70.4', '**70.40**', '70.40'), ('number', (), '', '70.4', '70.4'), ('number', (), '1000', '1,000 apples', '1,000'),
+    ('number', (), '1/3', '1/3 of it', '1/3'), ('number', (), '50', '50 %', '50 %'), ('number', (), '1.5', '1½ cups', '1½'), ('number', (), '-4', '−4', '−4'),
+    ('number', (), '11', '3 + 8 = 11.00 apples', '11.00'), ('number', (), '11', '3 + 8', '11'), ('number', (), '', '1 / 2 + 2', '2.5'),
+    ('number', (), '2.5', r'$\boxed{2.50}$', '2.50'), ('number', (), '11', '$11$', '11'), ('number', (), '11', '__11__', '11'), ('number', (), '11', '11', '11'),
+    ('text', (), 'Paris', 'Paris', 'Paris'), ('text', (), 'NASA (US)', 'NASA (US)', 'NASA (US)'), ('text', (), '5:30 p.m.', '5:30 p.m', '5:30 p.m'),
+    ('text', (), 'Paris', '**Paris**', 'Paris'), ('text', (), '', 'École Normale', 'École Normale'),
+    ('choice', PLACES, 'Paris', '(b)', '(b) Paris'), ('choice', PLACES, 'Paris', 'paris', '(b) Paris'), ('choice', PLACES, 'Paris', '**(c) Wooded Area**', '(c) wooded area'),
+    ('label', NLI, 'neutral', 'Neutral', 'neutral'), ('label', ('Yes', 'No'), 'Yes', 'true', 'Yes'),
+    ('expression', (), '( 10.0 * 45.0 )', '(45 × 10.0)', '(45 × 10.0)'), ('expression', (), '( 84.0 / 2.0 )', '(84 ÷ 2) points', '(84 ÷ 2)')]
+ENDINGS = [  # around what is stated; each becomes the one ending that students learn
+    'The answer is {}.', 'So the answer is {}.', 'Therefore, the answer is {}.', 'Thus the answer is: {}', 'Hence, the final answer is: the answer is {}.',
+    '**The answer is {}.**', '**Final Answer:** {}', '**Final answer: {}**', '✅ Final Answer: {}', '### Final Answer: {}', '\n\n### Final Answer\n\nThe answer is {}.',
+    '\n\n---\n\n**Answer:** {}', '\n#### {}', '\n> Answer: {}', '\n- **Answer:** {}', '\n3. **Final Answer:** {}', 'So we know that the answer is {}.',
+    'In conclusion, the answer is {}.', 'Now: The answer is {}.', '*Answer:* {}', '\n## Conclusion\nSo the answer is {}.', '"The answer is {}."', '\n__Answer__\nThe answer is {}.']
+
+
+@pytest.mark.parametrize('kind, choices, gold, stated, taught', WRITTEN)
+def test_what_is_taught_is_what_was_written(kind, choices, gold, stated, taught):
+    problem, reasoning = Problem('p', 'Which one is it?', gold, kind, choices), 'First we **look** at it. Then we count: 5 and 6.'
+    for ending in ENDINGS:
+        if kind == 'text' and ending.endswith('"'): continue  # a quotation mark may belong to a text
+        text = f'{reasoning}{"" if ending.startswith(chr(10)) else " "}{ending.format(stated)}'
+        read = ZeroShotCoT().parse(text, problem)
+        rationale = Rationale('p', text, read.value)
+        [example] = ZeroShotCoT().examples(problem, [rationale])
+        assert example.target == f'{reasoning} The answer is {taught}.', text
+        again = ZeroShotCoT().parse(example.target, problem)
+        assert again.strict and again.value == read.value
+        for format, target in ((AnswerOnly('teacher'), f'The answer is {taught}.'), (StepByStep(0.5, 'teacher'), taught[4:] if choices == PLACES else taught)):
+            label = format.examples(problem, [rationale])[0]
+            assert label.target == target and format.parse(label.target, problem).value == read.value
+        assert [e.target for e in examples_from(StepByStep(0.0), [problem], [rationale])] == [reasoning]
+
+
+@pytest.mark.parametrize('text, chain, reasoning', [
+    ('Ann has 42 apples, so the answer is 42.', 'Ann has 42 apples, so the answer is 42.', 'Ann has 42 apples.'),
+    ('We add. Since 40 + 2 = 42, **the answer is 42**.', 'We add. Since 40 + 2 = 42, the answer is 42.', 'We add. Since 40 + 2 = 42.'),
+    ('**Since 40 + 2 = 42, the answer is 42.**', 'Since 40 + 2 = 42, the answer is 42.', 'Since 40 + 2 = 42.'),
+    ('**40 + 2 = 42**\n**Answer: 42**', '**40 + 2 = 42** The answer is 42.', '**40 + 2 = 42**'),
+    ('40 + 2 = 42\n#### 42', '40 + 2 = 42 The answer is 42.', '40 + 2 = 42'), ('42 🍎\nAnswer: 42', '42 🍎 The answer is 42.', '42 🍎'),
+    ('Then\n42.\nThe answer is 42.', 'Then\n42. The answer is 42.', 'Then\n42.'), ('- 40\n- 2\n- The answer is 42', '- 40\n- 2 The answer is 42.', '- 40\n- 2'),
+    ('Answer: 42', 'The answer is 42.', ''), ('**Answer**\n\n#### 42', 'The answer is 42.', ''), ('It is 42', 'It is 42 The answer is 42.', 'It is 42')])
+def test_reasoning_stays_as_it_was_written(text, chain, reasoning):
+    problem, rationale = Problem('p', 'How many?', '42'), Rationale('p', text, '42')
+    assert chain_text(problem, rationale) == chain
+    assert [e.target for e in StepByStep(0.0).examples(problem, [rationale]) if e.objective == 'rationale'] == ([reasoning] if reasoning else [])
+
+
+def test_an_answer_that_the_text_does_not_state_is_taught_as_gold_or_as_a_decimal():
+    for gold, taught in (('70.40', '70.40'), ('3', '70.4'), ('', '70.4')):
+        assert AnswerOnly('teacher').examples(Problem('p', 'q', gold), [Rationale('p', 'I forgot.', '352/5')])[0].target == f'The answer is {taught}.'
+    assert AnswerOnly('teacher').examples(Problem('p', 'q'), [Rationale('p', '', '1/3')])[0].target == 'The answer is 1/3.'
+
+
+@given(st.integers(0, 10**7), st.integers(0, 4), st.sampled_from(ENDINGS), st.sampled_from(['{}', '${}', '{} apples', '**{}**', '€{} each']))
+@settings(max_examples=200, deadline=None)
+def test_no_decimal_is_ever_rewritten(units, places, ending, stated):
+    number = f'{units / 10**places:.{places}f}'
+    problem, text = Problem('p', 'How much?', number), f'We count on. {ending.format(stated.format(number))}'
+    read = ZeroShotCoT().parse(text, problem)
+    [example] = ZeroShotCoT().examples(problem, [Rationale('p', text, read.value)])
+    assert re.fullmatch(rf'We count on\. The answer is [$€]?{re.escape(number)}\.', example.target)
+
+
+@given(st.text(max_size=60), st.sampled_from(ENDINGS))
+@settings(max_examples=200, deadline=None)
+def test_any_text_splits_and_nothing_is_invented(text, ending):
+    rationale = f'{text}{ending.format(42)}'
+    reasoning, _ = split_reasoning(rationale)
+    chain = chain_text(Problem('p', 'q', '42'), Rationale('p', rationale, '42'))
+    assert chain.startswith(reasoning) and chain.endswith('42.')
+    if '*' not in rationale: assert reasoning in rationale
+
+
+@pytest.mark.parametrize('text', ['*' * 50_000, ' ' * 50_000, '- ' * 25_000, 'so ' * 20_000, '# ' * 25_000, '1. ' * 20_000, '\n' * 50_000, '**\n' * 20_000, ': ' * 25_000, 'a. ' * 20_000, '"(' * 25_000])
+def test_hostile_texts_are_split_in_no_time(text):
+    began = time.monotonic()
+    for end in ('x The answer is 42.', 'Answer: 42'): split_reasoning(text + end)
+    assert time.monotonic() - began < 2

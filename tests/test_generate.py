@@ -9,7 +9,7 @@ from cotkit.data.formats import ZeroShotCoT
 from cotkit.models.generate import (Decoder, DecodeRequest, DecodingParams, can_refill, choose_tokens, decode, generate,
                                     generations, prefill_causal, uniform_numbers)
 from cotkit.models.students import Size, Student, build_model
-from cotkit.models.tokenizers import ARCHITECTURES, tokenize_inputs, train_tokenizer
+from cotkit.models.tokenizers import ARCHITECTURES, decoder_inputs, tokenize_inputs, train_tokenizer
 
 torch.set_num_threads(1)
 QUESTION = 'Ann has 3 apples. She buys 4 bags with 2 apples each. How many apples does Ann have now?'
@@ -189,3 +189,96 @@ def test_how_an_output_ended_is_told(arch):
 
 def test_one_text_is_no_list_of_prompts():
     with pytest.raises(CotkitError, match=r'generate\(student, \[prompt\]\)'): generate(student_of('causal'), QUESTION)
+
+
+@pytest.mark.parametrize('name', ['mamba', 'openai-gpt', 'recurrent_gemma'])
+def test_models_without_a_cache_write_too(name):
+    "They read everything again at each step; padding and company change nothing"
+    from transformers import AutoConfig, AutoModelForCausalLM
+    shape = {'mamba': dict(hidden_size=32, num_hidden_layers=2, state_size=8), 'openai-gpt': dict(n_embd=32, n_layer=2, n_head=4, n_positions=128),
+             'recurrent_gemma': dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, attention_window_size=64, lru_width=32)}
+    torch.manual_seed(0)
+    tokenizer = TOKENIZERS['causal']
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1, bos_token_id=2, **shape[name])).eval()
+    with torch.no_grad():
+        for weight in model.parameters(): weight.add_(0.1 * torch.randn_like(weight))
+    student = Student(model, tokenizer)
+    prompts = PROMPTS[:8]
+    if name == 'recurrent_gemma':  # it takes a prompt for the continuation of the one before
+        with pytest.raises(CotkitError, match='recurrent_gemma'): generate(student, prompts)
+        return
+    assert generate(student, prompts, DecodingParams(10, 3)) == [reference(student, prompt, 10) for prompt in prompts]
+
+
+def test_no_padding_token_is_no_obstacle():
+    student = student_of('causal')
+    expected = generate(student, PROMPTS, DecodingParams(12))
+    student.tokenizer = train_tokenizer([QUESTION] * 2, vocab_size=290)
+    student.tokenizer.pad_token = None
+    assert generate(student, PROMPTS, DecodingParams(12)) == expected
+
+
+@pytest.mark.parametrize('start, first', [(5, 5), (None, 2)])
+def test_a_decoder_starts_as_it_was_taught_to(start, first):
+    "MBart shifts labels round by itself and may name no start token; teaching and writing use the same one"
+    from transformers import MBartConfig, MBartForConditionalGeneration
+    tokenizer = TOKENIZERS['seq2seq']
+    torch.manual_seed(0)
+    config = MBartConfig(vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32,
+                         decoder_ffn_dim=32, max_position_embeddings=64, pad_token_id=0, eos_token_id=1, bos_token_id=2, decoder_start_token_id=start, init_std=0.3)
+    student = Student(MBartForConditionalGeneration(config).eval(), tokenizer, arch='seq2seq')
+    output, = generations(student, ['Ann has 3 apples.'], DecodingParams(6))
+    labels = torch.tensor([output.token_ids])
+    taught = decoder_inputs(student.model, labels)
+    assert taught[0, 0] == first
+    ids = torch.tensor(tokenize_inputs(tokenizer, ['Ann has 3 apples.'], 'seq2seq'))
+    assert torch.equal(student.model(input_ids=ids, decoder_input_ids=taught).logits.argmax(-1), labels)
+
+
+def test_an_encoder_decoder_with_few_positions_stops_there():
+    from transformers import BartConfig, BartForConditionalGeneration
+    config = BartConfig(vocab_size=len(TOKENIZERS['seq2seq']), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+                        encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=24, pad_token_id=0, eos_token_id=None, bos_token_id=2, decoder_start_token_id=1)
+    tokenizer = train_tokenizer([QUESTION] * 2, 'seq2seq', vocab_size=290)
+    tokenizer.eos_token = None
+    student = Student(BartForConditionalGeneration(config).eval(), tokenizer, arch='seq2seq')
+    assert [o.completion_tokens for o in generations(student, ['Ann', 'Ann has'], DecodingParams(100))] == [24, 24]
+    with pytest.raises(CotkitError, match='this model reads 24'): generate(student, [QUESTION * 3])
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+def test_requests_have_settings_of_their_own(arch):
+    "Limits, temperatures, stop strings and log-probabilities of one batch do not mix"
+    student = student_of(arch)
+    rows = tokenize_inputs(student.tokenizer, PROMPTS, arch)
+    whole = decode(student.model, student.tokenizer, [DecodeRequest(row, 16) for row in rows])
+    stop = whole[9].text[2:4]
+    requests = [DecodeRequest(row, (4, 16)[i % 2], (0.0, 1.0)[i // 2 % 2], i, (stop,) if i % 3 == 0 else (), i % 4) for i, row in enumerate(rows)]
+    mixed = decode(student.model, student.tokenizer, requests, 7)
+    for request, output in zip(requests, mixed):
+        alone, = decode(student.model, student.tokenizer, [request])
+        assert (output.text, output.finish_reason, output.token_ids) == (alone.text, alone.finish_reason, alone.token_ids)
+        assert output.completion_tokens <= request.max_new_tokens and not any(o in output.text for o in request.stop)
+        assert len(output.logprobs) == (len(output.token_ids) if request.top_logprobs else 0) == len(output.top)
+        assert all(len(o) == request.top_logprobs for o in output.top)
+    assert mixed[9].finish_reason == 'stop' and whole[9].text.startswith(mixed[9].text) and len(mixed[9].text) <= 2
+
+
+def test_log_probabilities_are_those_of_the_model():
+    student = student_of('causal')
+    row, = tokenize_inputs(student.tokenizer, PROMPTS[:1])
+    output, = decode(student.model, student.tokenizer, [DecodeRequest(row, 8, 1.0, seed=4, top_logprobs=3)])
+    ids = torch.tensor([[*row, *output.token_ids]])
+    scores = student.model(ids).logits[0, len(row) - 1:-1].log_softmax(-1)
+    assert torch.allclose(torch.tensor(output.logprobs), scores.gather(1, torch.tensor(output.token_ids)[:, None])[:, 0], atol=1e-4)
+    values, tokens = scores.topk(3)
+    assert [[token for token, _ in place] for place in output.top] == tokens.tolist()
+    assert torch.allclose(torch.tensor([[value for _, value in place] for place in output.top]), values, atol=1e-4)
+
+
+def test_decoding_is_cancelled_between_two_tokens():
+    student = student_of('causal')
+    requests = [DecodeRequest(row, 20) for row in tokenize_inputs(student.tokenizer, PROMPTS)]
+    steps = iter([False] * 3 + [True])
+    some = decode(student.model, student.tokenizer, requests, cancelled=lambda: next(steps))
+    assert None in some and all(o is None or o.completion_tokens <= 4 for o in some)

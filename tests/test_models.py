@@ -6,14 +6,15 @@ import json, os, random, shutil, subprocess, sys
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, T5Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 from cotkit.data.core import CotkitError
 from cotkit.data.formats import FewShotCoT, StepByStep, ZeroShotCoT
 from cotkit.models.students import (
-    SIZES, Size, Student, StudentConfig, build_model, load_model, make_student, parameter_count)
+    SIZES, Size, Student, StudentConfig, build_model, load_model, load_weights, make_student, parameter_count)
 from cotkit.models.tokenizers import (
     ARCHITECTURES, tokenize_inputs, tokenize_targets, train_tokenizer)
+from cotkit.models.generate import DecodingParams, generate
 from cotkit.models.flops import flops_per_token
 
 torch.set_num_threads(1)
@@ -276,6 +277,25 @@ def test_failed_save_leaves_the_old_student(tmp_path):
     assert os.listdir(tmp_path) == ['student'] and Student.load(tmp_path/'student').format == ZeroShotCoT()
 
 
+@pytest.mark.parametrize('name', ['gpt_neox', 'bart', 'mbart'])
+def test_saved_student_writes_what_it_was_taught_to_write(tmp_path, name):
+    "A checkpoint's repetition penalty, forced and wrong end tokens do not survive `save`; the model in memory keeps its own settings"
+    model = of_family(name)
+    arch = 'seq2seq' if model.config.is_encoder_decoder else 'causal'
+    settings = dict(repetition_penalty=1.3, no_repeat_ngram_size=2, eos_token_id=3, forced_bos_token_id=7, num_beams=2, max_length=9)
+    model.generation_config.update(**settings)
+    student = Student(model, train_tokenizer(TEXTS, arch, vocab_size=320), ZeroShotCoT(), arch)
+    folder = student.save(tmp_path/'student')
+    assert {k: getattr(model.generation_config, k) for k in settings} == settings
+    plain = type(model).from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert plain.generation_config.eos_token_id == [1, 3] and plain.generation_config.repetition_penalty in (None, 1.0)
+    for prompt in (QUESTION, 'Ann', RATIONALE):
+        asked = tokenizer(prompt, return_tensors='pt')
+        written = plain.generate(**asked, max_new_tokens=24)[0, 0 if arch == 'seq2seq' else asked.input_ids.shape[1]:]
+        assert tokenizer.decode(written, skip_special_tokens=True).removeprefix(' ') == generate(student, [prompt], DecodingParams(24))[0]
+
+
 # Other people's checkpoints
 
 def gpt2() -> GPT2LMHeadModel:
@@ -403,6 +423,36 @@ def test_pickled_weights_are_refused(tmp_path):
     with pytest.raises(CotkitError, match='safetensors'): load_model(folder)
 
 
+def test_what_a_folder_lacks_is_said_before_anything_is_read(tmp_path):
+    "An adapter, weights that can run code, no tokenizer, a checkpoint of a run: one line each, with what to do"
+    student = Student(build_model('nano', TOKENIZERS['causal']), TOKENIZERS['causal'], ZeroShotCoT())
+    adapter = write(tmp_path/'adapter'/'adapter_config.json', '{}').parent
+    pickled = student.save(tmp_path/'pickled')
+    (pickled/'model.safetensors').rename(pickled/'pytorch_model.bin')
+    bare = tmp_path/'checkpoint-3'
+    student.model.save_pretrained(bare)
+    for folder, said in ((adapter, 'an adapter without its model.*merge_and_unload'), (pickled, 'pytorch_model.bin.*safetensors'), (bare, 'tokenizer is missing')):
+        for load in (load_model, make_student, Student.load):
+            with pytest.raises(CotkitError, match=said) as error: load(folder)
+            assert str(folder) in str(error.value) and '\n' not in str(error.value)
+    write(bare/'trainer_state.json', '{}')
+    with pytest.raises(CotkitError, match='checkpoint of a training run.*`student` folder'): make_student(bare, ZeroShotCoT())
+    student.save_description(bare)
+    assert Student.load(bare).format == ZeroShotCoT() and make_student(bare).base == './checkpoint-3'
+
+
+def test_nobody_is_asked_whether_to_run_code(tmp_path):
+    "Code that comes with a model is refused without a question on standard input"
+    folder = Student(build_model('nano', TOKENIZERS['causal']), TOKENIZERS['causal'], ZeroShotCoT()).save(tmp_path/'student')
+    config = json.loads((folder/'config.json').read_text())
+    write(folder/'config.json', json.dumps(config | {'model_type': 'own', 'auto_map': {'AutoConfig': 'own.C', 'AutoModelForCausalLM': 'own.M'}}))
+    write(folder/'own.py', f'open({str(tmp_path/"ran")!r}, "w")')
+    code = f'from cotkit.models.students import load_model; load_model({str(folder)!r})'
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, input='y\n')
+    assert run.returncode and 'code of its own, which is not run' in run.stderr.splitlines()[-1]
+    assert '[y/N]' not in run.stdout + run.stderr and not (tmp_path/'ran').exists()
+
+
 def test_foreign_code_is_not_run(tmp_path):
     "A checkpoint that brings code is refused, and the code does not run"
     folder = Student(build_model('nano', TOKENIZERS['causal']), TOKENIZERS['causal'], ZeroShotCoT()).save(tmp_path/'student')
@@ -415,7 +465,9 @@ def test_foreign_code_is_not_run(tmp_path):
 
 
 def test_student_file_is_checked(tmp_path, gpt2_folder):
-    with pytest.raises(CotkitError, match='make_student.*--format'): Student.load(gpt2_folder).required_format()
+    plain = Student.load(gpt2_folder)
+    assert (plain.format, plain.base) == (None, './gpt2') and Student.load(plain.save(gpt2_folder.parent/'plain')).format is None
+    with pytest.raises(CotkitError, match='make_student.*--format'): plain.required_format()
     folder = Student(build_model('nano', TOKENIZERS['causal']), TOKENIZERS['causal'], ZeroShotCoT()).save(tmp_path/'student')
     for text in ('{"format"', '[]', '{}', '{"version": 1, "format": [1]}', '{"version": 99, "format": {"name": "zero-shot-cot"}}'):
         write(folder/'cotkit.json', text)
@@ -429,3 +481,54 @@ def test_unknown_name_is_one_line():
 
 def test_size_needs_text():
     with pytest.raises(CotkitError, match='no text'): make_student('tiny', ZeroShotCoT())
+
+
+# Resuming
+
+IDS = dict(pad_token_id=0, eos_token_id=1, bos_token_id=2, vocab_size=320)
+DECODER = IDS | dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128)
+EXPERTS = DECODER | dict(num_key_value_heads=2, num_experts=4, num_experts_per_tok=2)
+GPT = IDS | dict(n_embd=32, n_layer=2, n_head=4, n_positions=128)
+T5 = dict(vocab_size=320, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
+BART = IDS | dict(d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64,
+                  decoder_ffn_dim=64, max_position_embeddings=128, decoder_start_token_id=1)
+FAMILIES = {
+    'gpt_neox': DECODER, 'llama': DECODER, 'mixtral': DECODER | dict(num_key_value_heads=2, num_local_experts=4), 'olmoe': EXPERTS,
+    'qwen2_moe': EXPERTS | dict(moe_intermediate_size=32, shared_expert_intermediate_size=32), 'qwen3_moe': EXPERTS | dict(moe_intermediate_size=32, head_dim=8),
+    'granitemoe': DECODER | dict(num_key_value_heads=2, num_local_experts=4), 'gpt2': GPT, 'gpt_bigcode': GPT, 'gptj': GPT | dict(rotary_dim=4),
+    'opt': DECODER | dict(word_embed_proj_dim=32, ffn_dim=64), 'bloom': IDS | dict(hidden_size=32, n_layer=2, n_head=4), 'falcon': DECODER,
+    'phi': DECODER, 'gemma2': DECODER | dict(num_key_value_heads=2, head_dim=8), 'mistral': DECODER | dict(num_key_value_heads=2), 't5': T5,
+    'switch_transformers': T5 | dict(num_experts=4), 'bart': BART, 'mbart': BART}
+
+
+def of_family(name: str, seed: int = 0):
+    "A tiny model of that family whose every weight is random"
+    config = AutoConfig.for_model(name, **FAMILIES[name])
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM).from_config(config).eval()
+        for weight in model.parameters(): weight.add_(0.1 * torch.randn_like(weight))
+    return model
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_weights_of_a_checkpoint_come_back_whole(tmp_path, name):
+    "Whatever names and layout the file has: every tensor is bit equal, and tied weights are still tied"
+    model, other = of_family(name), of_family(name, seed=1)
+    model.save_pretrained(tmp_path)
+    load_weights(other, tmp_path)
+    ours, theirs = model.state_dict(), other.state_dict()
+    assert [k for k in ours if not torch.equal(ours[k], theirs[k])] == [] and list(ours) == list(theirs)
+    assert parameter_count(model) == parameter_count(other)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+    of_family('mixtral').save_pretrained(tmp_path)
+    weights = load_file(tmp_path/'model.safetensors')
+    lost = next(name for name in weights if 'o_proj' in name)
+    save_file({k: v for k, v in weights.items() if k != lost}, tmp_path/'model.safetensors', metadata={'format': 'pt'})
+    with pytest.raises(CotkitError, match='missing keys.*o_proj'): load_weights(of_family('mixtral'), tmp_path)
+    save_file(weights | {'extra.weight': torch.zeros(2)}, tmp_path/'model.safetensors', metadata={'format': 'pt'})
+    with pytest.raises(CotkitError, match='unexpected keys.*extra'): load_weights(of_family('mixtral'), tmp_path)
+    with pytest.raises(CotkitError): load_weights(of_family('gpt_neox'), tmp_path)

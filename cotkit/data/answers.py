@@ -14,8 +14,8 @@ from typing import Any, Sequence
 from .core import CotkitError, Problem, Row
 
 # %% auto #0
-__all__ = ['MARKERS', 'Z95', 'to_number', 'value_of', 'normalise', 'Answer', 'cut_run_on', 'read_answer', 'same_answer',
-           'is_correct', 'published_reading', 'published_correct', 'wilson', 'Accuracy']
+__all__ = ['MARKERS', 'Z95', 'to_number', 'value_of', 'normalise', 'Answer', 'cut_run_on', 'read_answer', 'decimal_text',
+           'same_answer', 'is_correct', 'published_reading', 'published_correct', 'wilson', 'Accuracy']
 
 # %% ../../nbs/data/01_answers.ipynb #c8ea084c
 _SAME = str.maketrans({
@@ -291,7 +291,10 @@ def _stated_number(line: str, kind: str) -> tuple[str, str] | None:
     line = _same(line[:4*_MOST_CHARACTERS]).strip(' *_`')
     end = _SENTENCE.search(line)
     sentence = line[:end.start()] if end else line
-    if (value := normalise(sentence.rstrip(' *_`'), kind)) is not None: return value, sentence
+    sentence = sentence.rstrip(' *_`')
+    if (value := normalise(sentence, kind)) is not None:
+        result = _NUMBER.search(sentence.rpartition('=')[2]) if kind == 'number' else None
+        return value, result[0] if result and normalise(result[0], kind) == value else sentence
     run = _ARITHMETIC.search(sentence)
     if run is None or (kind == 'expression' and sentence[:run.start()].strip(' $:*([{')): return None
     found, second = _run_value(run[0].strip(), kind), _HEDGE.match(sentence, run.end())
@@ -377,6 +380,46 @@ def _last_choice(text: str, choices: Sequence[str], label: bool) -> tuple[str, s
     start, end, name = max(spans, key=lambda o: (o[1], -o[0]))
     return names[name], plain[start:end]
 
+# %% ../../nbs/data/01_answers.ipynb #4e113252
+_Places = list[tuple[int, int]]  # for each character of an evened out text, where it came from
+
+
+def _replaced(pattern: str, plain: str, text: str, places: _Places) -> tuple[str, _Places]:
+    "`re.sub(pattern, plain, text)`, and where each character came from"
+    parts, where, at = [], [], 0
+    for found in re.finditer(pattern, text):
+        new = found.expand(plain)
+        whole = [(places[found.start()][0], places[found.end() - 1][1])] * len(new)
+        parts += text[at:found.start()], new
+        where += places[at:found.start()]
+        where += places[found.start(1):found.end(1)] if plain == r'\1' else whole
+        at = found.end()
+    return ''.join(parts) + text[at:], where + places[at:]
+
+# %% ../../nbs/data/01_answers.ipynb #e4ebe112
+def _same_with_places(text: str) -> tuple[str, _Places]:
+    "`_same(text)`, and where each of its characters came from"
+    places = [(i, i + 1) for i in range(len(text))]
+    for pattern, plain in _LATEX: text, places = _replaced(pattern, plain, text, places)
+    expanded = [(new, place) for c, place in zip(text, places) for new in c.translate(_SAME)]
+    text, places = ''.join(c for c, _ in expanded), [place for _, place in expanded]
+    return _replaced(_THIN.pattern, '', text, places)
+
+
+def _as_written(span: str, text: str) -> str:
+    "The part of `text` that became `span` when it was evened out; inline maths keeps its signs"
+    text = text[-8*_MOST_CHARACTERS:]
+    plain, places = (text, None) if span in text else _same_with_places(text)
+    at = plain.replace('\u2009', ' ').rfind(span)
+    if at < 0 or not span: return span
+    def place(i: int) -> tuple[int, int]: return places[i] if places else (i, i + 1)
+
+    start, end = place(at)[0], place(at + len(span) - 1)[1]
+    if span[0] == '$' and len(span) > 1 and (text[end:end + 1] == '$' or '\\' in text[start:end]):
+        start = place(at + 1)[0]  # the sign of inline maths, not of a currency
+    written, around = text[start:end].rstrip('$'), text[start - 1:start] + text[end:end + 1]
+    return f'${written}$' if '\\' in written and '$' in around else written
+
 # %% ../../nbs/data/01_answers.ipynb #a827cb38
 def read_answer(
     text: str,                           # a completion
@@ -391,13 +434,15 @@ def read_answer(
     if line is None and not flexible: return None
     if kind == 'label' and not choices: choices = _DEFAULT_LABELS
     found = _flexible(text, kind, choices) if line is None else _strict(line, kind, choices)
-    return None if found is None else Answer(found[0], found[1].strip(), strict=line is not None)
+    if found is None: return None
+    return Answer(found[0], _as_written(found[1].strip(), line or text), strict=line is not None)
 
 # %% ../../nbs/data/01_answers.ipynb #b3440346
 def _strict(line: str, kind: str, choices: Sequence[str]) -> tuple[str, str] | None:
     "Canonical text and span of the answer that a line states"
     if kind in ('number', 'expression'): return _stated_number(line, kind)
     if kind in ('choice', 'label') and choices: return _stated_choice(line, choices, kind == 'label')
+    line = line.rstrip(' \t.*_')
     value = normalise(line, kind, choices)
     return None if value is None else (value, line)
 
@@ -412,6 +457,17 @@ def _flexible(text: str, kind: str, choices: Sequence[str]) -> tuple[str, str] |
     return _last_choice(text, choices, kind == 'label') if choices else None
 
 # %% ../../nbs/data/01_answers.ipynb #e6ed672e
+def decimal_text(
+    value: str, # canonical text of a number, such as `352/5`
+) -> str:       # `70.4`, or the same text where no decimal is exact
+    "A number as a person writes it"
+    fraction, percent = Fraction(value.rstrip('%')), '%'*value.endswith('%')
+    places = next((n for n in range(20) if 10**n % fraction.denominator == 0), None)
+    if not places: return value
+    digits = f'{abs(fraction)*10**places}'.rjust(places + 1, '0')
+    return f'{"-"*(fraction < 0)}{digits[:-places]}.{digits[-places:]}{percent}'
+
+# %% ../../nbs/data/01_answers.ipynb #8780ca0b
 def same_answer(
     a: str,                      # one answer, alone
     b: str,                      # another

@@ -13,13 +13,14 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, ClassVar, Iterable, Iterator, Mapping, Sequence
 
-from .answers import MARKERS, Answer, cut_run_on, read_answer
+from .answers import (
+    MARKERS, Answer, cut_run_on, decimal_text, is_correct, read_answer, to_number)
 from .core import (
     CotkitError, Example, Problem, Rationale, Registry, question_key, question_text)
 
 # %% auto #0
-__all__ = ['FORMATS', 'answer_text', 'split_reasoning', 'stated_answer', 'chain_text', 'gold_rationale', 'Format',
-           'register_format', 'get_format', 'format_from_dict', 'AnswerOnly', 'ZeroShotCoT', 'Demonstration',
+__all__ = ['FORMATS', 'answer_text', 'split_reasoning', 'written_answer', 'stated_answer', 'chain_text', 'gold_rationale',
+           'Format', 'register_format', 'get_format', 'format_from_dict', 'AnswerOnly', 'ZeroShotCoT', 'Demonstration',
            'demonstrations', 'FewShotCoT', 'FewShotAnswerOnly', 'StepByStep', 'check_demonstrations', 'check_disjoint',
            'contaminated', 'Mixture', 'examples_from']
 
@@ -34,25 +35,123 @@ def answer_text(
 
 # %% ../../nbs/data/07_formats.ipynb #f2f25c12
 _MARKER = re.compile('|'.join(f'{re.escape(m)}' for m in MARKERS), re.IGNORECASE)
+_LEAD_WORDS = '|'.join((
+    'therefore|thus|hence|so|then|and|now|finally|ultimately|overall|consequently|accordingly',
+    'in (?:conclusion|summary|short|total|the end)|to (?:sum up|conclude|summari[sz]e)|as a result',
+    '(?:this|that|which) (?:means|shows|gives|tells us)|it follows|(?:we|i|you) (?:can )?(?:know|see',
+    'get|find|say|think|believe|conclude)|final|correct|right|numerical|short|my|our|your|the|a|is',
+    'that|us|answer|conclusion|summary|solution|result|step [0-9]{1,2}'))
+_LEAD_IN = re.compile(rf'(?:[\W_]*(?:{_LEAD_WORDS})(?![^\W_]))*[\W_]*', re.IGNORECASE)
+_HEADING = re.compile(r'(?:final|answer|conclusion|summary|solution|result)', re.IGNORECASE)
+_LIST_NUMBER = re.compile(r'[\s#>*_-]*[0-9]{1,2}[.)]\s')
+_CONNECTIVES = re.compile(rf'(?:[\s,;:*_–—-](?:(?:{_LEAD_WORDS})\b)?)+$', re.IGNORECASE)
+_OPENING = re.compile(r'(?:\s|(?<!\S)[*_#>|`~•·"“‘(\[$]+|\\text\{|\\boxed\{|\\\[|\\\()+$')
+_SENTENCE_END = re.compile(r'[.!?…][*_"”’)]{0,3}\s')
+_ENDED = re.compile(r'[.!?…][*_"”’)]{0,3}$')
+_WINDOW = 80     # characters; what leads over to an answer is not longer
+_MOST_LEADS = 8  # sentences or headings of that kind
+
+# %% ../../nbs/data/07_formats.ipynb #211c25c1
+def _end_sub(pattern: re.Pattern, text: str) -> str:
+    "A text without what matches at its end, looked for within the last characters only"
+    text = text.rstrip()
+    return text[:-_WINDOW] + pattern.sub('', text[-_WINDOW:])
 
 
-def split_reasoning(
-    text: str,          # a completion
-) -> tuple[str, str]:   # the reasoning, and what was stated as the answer; the latter is empty if there is no marker
-    "Cut a completion at its last answer marker; invented further questions are dropped first"
+def _without_lead_in(line: str) -> str:
+    "The line before a marker, without signs and words at its end that only lead over to it"
+    for _ in range(_MOST_LEADS):
+        line = _end_sub(_OPENING, line)
+        if _ENDED.search(line[-4:]): break
+        window = max(0, len(line) - _WINDOW)
+        number = None if window else _LIST_NUMBER.match(line)
+        ends = [window + m.end() for m in _SENTENCE_END.finditer(line[window:])]
+        begin = ends[-1] if ends else window
+        item = number is not None and number.end() >= begin
+        if not _LEAD_IN.fullmatch(line, number.end() if item else begin) or window and not ends: break
+        line = '' if item else line[:begin]
+    return line
+
+
+def _without_heading(text: str) -> str:
+    "A text that stopped before an answer marker, without lead-in and without a heading above it"
+    start = text.rfind('\n') + 1
+    text = (text[:start] + _without_lead_in(text[start:])).rstrip()
+    for _ in range(_MOST_LEADS if len(text) < start else 0):
+        line = text[text.rfind('\n') + 1:]
+        heading = len(line) <= _WINDOW and _HEADING.search(line) and _LEAD_IN.fullmatch(line)
+        if not line or not heading and line.strip('-*_=# '): break
+        text = text[:len(text) - len(line)].rstrip()
+    return text
+
+# %% ../../nbs/data/07_formats.ipynb #d9f0ca7b
+def _balanced(text: str) -> str:
+    "A text without the last bold sign if that was never closed in its paragraph"
+    paragraph = text.rfind('\n\n') + 1
+    if text.count('**', paragraph) % 2 == 0: return text
+    at = text.rindex('**')
+    return text[:at] + text[at + 2:]
+
+
+def _reasoning_and_ending(text: str) -> tuple[str, str, str]:
+    "The reasoning; what leads from it to the answer, if that is one sentence with it; the rest"
     text = cut_run_on(text)
     marks = list(_MARKER.finditer(text))
-    if not marks: return text.strip(), ''
-    return text[:marks[-1].start()].strip(), text[marks[-1].end():].strip()
+    if not marks: return text.strip(), '', ''
+    before, marker = text[:marks[-1].start()], marks[-1]
+    whole, start = _without_heading(before), before.rfind('\n') + 1
+    if len(whole) <= start or _ENDED.search(whole[-4:]): reasoning, link = whole, ''
+    else:
+        reasoning = _end_sub(_CONNECTIVES, whole)
+        link = text[len(reasoning):marker.end()] if marker[0][-1].isalpha() else ''
+    reasoning, link = _balanced(reasoning.strip()), re.sub('[*_]', '', link)
+    return reasoning, link, text[marker.end():].strip()
+
+
+def _closed(text: str) -> str:
+    "The reasoning of a completion, with a full stop where its last sentence went on to the answer"
+    reasoning, link, _ = _reasoning_and_ending(text)
+    return f'{reasoning}.' if reasoning and link else reasoning
+
+# %% ../../nbs/data/07_formats.ipynb #eefd0108
+def split_reasoning(
+    text: str,          # a completion
+) -> tuple[str, str]:   # the reasoning, and what was stated as the answer: empty without a marker
+    "Cut a completion at its last answer marker; invented further questions are dropped first"
+    reasoning, _, stated = _reasoning_and_ending(text)
+    return reasoning, stated
+
+# %% ../../nbs/data/07_formats.ipynb #c4bda022
+def _as_stated(problem: Problem, rationale: Rationale) -> str:
+    "The rationale's answer as its text has it; empty if that cannot be found again"
+    read = read_answer(rationale.text, problem.kind, problem.choices)
+    if read is None: return ''
+    written = read.raw.strip().rstrip(' .')
+    if problem.kind == 'expression' and rationale.answer is None: return written
+    if read.value != rationale.answer: return ''
+    literal = problem.kind != 'number' or '\\' in written or to_number(written) is not None
+    again = read_answer(f'The answer is {written}.', problem.kind, problem.choices)
+    return written if literal and again is not None and again.value == read.value else ''
+
+
+def written_answer(
+    problem: Problem,      # the problem
+    rationale: Rationale,  # reasoning about it
+) -> str:                  # its answer as it was written; the gold answer if it states none
+    "The answer of a rationale as text to teach"
+    if rationale.answer is None: return _as_stated(problem, rationale) or problem.answer
+    if problem.kind in ('choice', 'label') and problem.choices: return rationale.answer
+    if written := _as_stated(problem, rationale): return written
+    if problem.answer and is_correct(problem, rationale.answer): return problem.answer
+    return decimal_text(rationale.answer) if problem.kind == 'number' else rationale.answer
 
 # %% ../../nbs/data/07_formats.ipynb #1aece0be
 def stated_answer(
     problem: Problem,      # the problem
     rationale: Rationale,  # reasoning about it
-) -> str:                  # the rationale's answer; the gold answer if it states none
-    "The answer of a rationale as text to teach"
-    if problem.kind == 'expression' and (read := read_answer(rationale.text, problem.kind)) is not None: return read.raw.strip(' .')
-    return answer_text(problem, problem.answer if rationale.answer is None else rationale.answer)
+) -> str:                  # its answer as a sentence would name it
+    "The answer of a rationale as written at the end of a rationale"
+    return answer_text(problem, written_answer(problem, rationale))
 
 # %% ../../nbs/data/07_formats.ipynb #b197df16
 def _answered(problem: Problem, rationale: Rationale) -> bool:
@@ -65,7 +164,8 @@ def chain_text(
     rationale: Rationale,  # reasoning about it
 ) -> str:                  # the reasoning, then `The answer is …`
     "A rationale with the one ending that students learn"
-    return f'{split_reasoning(rationale.text)[0]} The answer is {stated_answer(problem, rationale)}.'.strip()
+    reasoning, link, _ = _reasoning_and_ending(rationale.text)
+    return f'{reasoning}{link or " The answer is"} {stated_answer(problem, rationale)}.'.strip()
 
 # %% ../../nbs/data/07_formats.ipynb #ca3b447f
 def gold_rationale(
@@ -151,7 +251,7 @@ def _label(problem: Problem, rationales: Sequence[Rationale], labels: str) -> st
     if not answered: return None
     votes = Counter(r.answer for r in answered)
     winner = max(answered, key=lambda r: votes[r.answer])
-    return stated_answer(problem, winner) if problem.kind == 'expression' else winner.answer
+    return written_answer(problem, winner)
 
 
 def _check_labels(labels: str) -> None:
@@ -316,8 +416,8 @@ class StepByStep(Format):
         label = _label(problem, rationales, self.labels)
         answered = [] if label is None else [Example(self.prompt(problem), label, 'label', problem.id)]
         explain = self._marked('explain', problem)
-        chains = ((split_reasoning(r.text)[0], r) for r in rationales)
-        return answered + [Example(explain, reasoning, 'rationale', problem.id) for reasoning, r in chains if reasoning]
+        chains = [_closed(r.text) for r in rationales]
+        return answered + [Example(explain, o, 'rationale', problem.id) for o in chains if o]
 
     def parse(self, text: str, problem: Problem, flexible: bool = True) -> Answer | None:
         "The label task writes the bare answer, so all of `text` is read as one"

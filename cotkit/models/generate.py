@@ -15,16 +15,17 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
 from ..data.core import CotkitError
-from .students import Student, decoder_start, end_token_ids
-from .tokenizers import (
-    context_length, pad_rows, pad_token_id, remaining_context, tokenize_inputs)
+from .students import Student
+from cotkit.models.tokenizers import (
+    context_length, decoder_start, end_token_ids, pad_rows, pad_token_id, remaining_context,
+    tokenize_inputs)
 
 if TYPE_CHECKING: from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 # %% auto #0
-__all__ = ['PREFILL_TOKENS', 'DecodingParams', 'Generation', 'DecodeRequest', 'BatchState', 'prefill_causal', 'prefill_seq2seq',
-           'decode_step', 'evict', 'admit', 'can_refill', 'uniform_numbers', 'choose_tokens', 'Decoder', 'decode_text',
-           'decode', 'generations', 'generate']
+__all__ = ['PREFILL_TOKENS', 'DecodingParams', 'Generation', 'DecodeRequest', 'BatchState', 'has_cache', 'prefill_causal',
+           'prefill_seq2seq', 'decode_step', 'evict', 'admit', 'can_refill', 'uniform_numbers', 'choose_tokens',
+           'Decoder', 'decode_text', 'decode', 'generations', 'generate']
 
 # %% ../../nbs/models/13_generate.ipynb #b822683a
 @dataclass(frozen=True)
@@ -99,6 +100,13 @@ def _accepted(model, **values) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k in _forward_arguments(type(model))}
 
 # %% ../../nbs/models/13_generate.ipynb #eaeb9ef5
+def has_cache(
+    model: 'PreTrainedModel',  # any model
+) -> bool:                     # not for Mamba, whose state is no list of keys and values
+    "Whether a model has a KV cache"
+    return bool(_accepted(model, past_key_values=None))
+
+
 def _causal_logits(model, ids: torch.Tensor, mask: torch.Tensor, **cached):
     "The model's output for tokens at the right end of `mask`; logits of the last one are enough"
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1]:]
@@ -113,7 +121,7 @@ def prefill_causal(
 ) -> dict[str, Any]:                     # fields of a `BatchState`
     "What reading prompts gives: cache, mask and the logits of the first token"
     ids, mask = (o.to(model.device) for o in pad_rows(prompts, pad_id, left=True))
-    out = _causal_logits(model, ids, mask, use_cache=True)
+    out = _causal_logits(model, ids, mask, use_cache=has_cache(model))
     cache = getattr(out, 'past_key_values', None)
     return dict(mask=mask, cache=cache, logits=out.logits[:, -1],
                 ids=ids if cache is None else None)
@@ -126,7 +134,7 @@ def prefill_seq2seq(
 ) -> dict[str, Any]:                     # fields of a `BatchState`
     "The same for an encoder-decoder: the encoder reads, and the decoder takes its first token"
     ids, read = (o.to(model.device) for o in pad_rows(prompts, pad_id))
-    encoded = model.get_encoder()(input_ids=ids, attention_mask=read).last_hidden_state
+    encoded = model.get_encoder()(input_ids=ids, attention_mask=read)[0]
     start = torch.full((len(prompts), 1), decoder_start(model), device=model.device)
     out = model(encoder_outputs=(encoded,), attention_mask=read,
                 decoder_input_ids=start, use_cache=True)
@@ -143,12 +151,13 @@ def decode_step(
     tokens = state.tokens.gather(1, last)
     state.mask = torch.cat([state.mask, (~state.done)[:, None].to(state.mask.dtype)], 1)
     if state.encoded is not None:
-        out = model(encoder_outputs=(state.encoded,), attention_mask=state.encoded_mask,
-                    decoder_input_ids=tokens, decoder_attention_mask=state.mask,
-                    past_key_values=state.cache, use_cache=True)
+        out = model(encoder_outputs=(state.encoded,),
+                    attention_mask=state.encoded_mask, decoder_input_ids=tokens,
+                    decoder_attention_mask=state.mask, past_key_values=state.cache,
+                    use_cache=True)
     elif state.ids is not None:
         state.ids = torch.cat([state.ids, tokens], 1)
-        out = _causal_logits(model, state.ids, state.mask)
+        out = _causal_logits(model, state.ids, state.mask, use_cache=False)
     else:
         out = _causal_logits(model, tokens, state.mask, past_key_values=state.cache,
                              use_cache=True)
@@ -208,7 +217,7 @@ def admit(
             a.keys, a.values = _stack(a.keys, b.keys, 2, left), _stack(a.values, b.values, 2, left)
 
 # %% ../../nbs/models/13_generate.ipynb #c08daf92
-_DISTANCE_ONLY = ('t5', 'mt5', 'umt5', 'switch_transformers')
+_DISTANCE_ONLY = ('t5', 'mt5', 'umt5')
 
 
 def can_refill(
@@ -250,6 +259,7 @@ def choose_tokens(
 
 # %% ../../nbs/models/13_generate.ipynb #050418d8
 PREFILL_TOKENS = 16_384
+_HIDDEN_STATE = ('recurrent_gemma',)
 
 
 @dataclass
@@ -261,11 +271,15 @@ class Decoder:
     waiting: list[int] = field(init=False)  # numbers of requests; the last is the next
 
     def __post_init__(self):
+        if (kind := self.model.config.model_type) in _HIDDEN_STATE:
+            problem = f'a {kind} keeps its state inside, where no batch can share it'
+            raise CotkitError(problem, 'Choose a model of another family.', field='model')
         requests, lengths = self.requests, [len(r.ids) for r in self.requests]
         self.waiting = sorted(range(len(requests)), key=lambda i: (lengths[i], -i))
         self.ends = end_token_ids(self.model, self.tokenizer)
         self.end_tensor = torch.tensor(self.ends, dtype=torch.long, device=self.model.device)
         self.pad_id = pad_token_id(self.tokenizer)
+        self.pads = has_cache(self.model)
         self.longest = max((r.max_new_tokens for r in requests), default=0)
         self.samples = any(r.temperature > 0 for r in requests)
         asked = max((r.top_logprobs for r in requests), default=0)
@@ -277,26 +291,29 @@ class Decoder:
         "Up to `count` waiting requests as new rows"
         longest = max(1, len(self.requests[self.waiting[-1]].ids))
         count = max(1, min(count, len(self.waiting), PREFILL_TOKENS // longest))
+        if not self.pads:
+            count = sum(len(self.requests[i].ids) == longest for i in self.waiting[-count:])
         numbers = [self.waiting.pop() for _ in range(count)]
         requests = [self.requests[i] for i in numbers]
         read = prefill_seq2seq if self.model.config.is_encoder_decoder else prefill_causal
         state = read(self.model, [r.ids for r in requests], self.pad_id)
-        rows = {name: o.to(self.model.device) for name, o in self.new_rows(requests).items()}
+        rows = {name: o.to(self.model.device) for name, o in _empty_outputs(self, requests).items()}
         number = torch.tensor(numbers, device=self.model.device)
         return BatchState(request=number, **rows, **state)
 
-    def new_rows(self, requests: Sequence[DecodeRequest]) -> dict[str, torch.Tensor]:
-        "Outputs of length 0"
-        def limit(r): return min(r.max_new_tokens, remaining_context(self.model, len(r.ids)))
-        n, drawn = len(requests), self.longest if self.samples else 0
-        return dict(
-            tokens=torch.zeros(n, self.longest, dtype=torch.long),
-            count=torch.zeros(n, dtype=torch.long), done=torch.zeros(n, dtype=torch.bool),
-            limit=torch.tensor([limit(r) for r in requests]),
-            temperature=torch.tensor([r.temperature for r in requests], dtype=torch.float64),
-            uniform=torch.stack([uniform_numbers(r.seed, drawn) for r in requests]),
-            logprobs=torch.zeros(n, self.width), top=torch.zeros(n, self.width, self.top_k),
-            top_ids=torch.zeros(n, self.width, self.top_k, dtype=torch.long))
+# %% ../../nbs/models/13_generate.ipynb #a9623483
+def _empty_outputs(decoder: Decoder, requests: Sequence[DecodeRequest]) -> dict[str, Any]:
+    "The fields of a `BatchState` that hold outputs, none of them written yet"
+    def limit(r): return min(r.max_new_tokens, remaining_context(decoder.model, len(r.ids)))
+    n, drawn = len(requests), decoder.longest if decoder.samples else 0
+    return dict(
+        tokens=torch.zeros(n, decoder.longest, dtype=torch.long),
+        count=torch.zeros(n, dtype=torch.long), done=torch.zeros(n, dtype=torch.bool),
+        limit=torch.tensor([limit(r) for r in requests]),
+        temperature=torch.tensor([r.temperature for r in requests], dtype=torch.float64),
+        uniform=torch.stack([uniform_numbers(r.seed, drawn) for r in requests]),
+        logprobs=torch.zeros(n, decoder.width), top=torch.zeros(n, decoder.width, decoder.top_k),
+        top_ids=torch.zeros(n, decoder.width, decoder.top_k, dtype=torch.long))
 
 # %% ../../nbs/models/13_generate.ipynb #de28d685
 def _record_logprobs(state: BatchState, at: torch.Tensor, token: torch.Tensor) -> None:

@@ -15,13 +15,14 @@ import torch
 
 from ..data.core import CotkitError
 from ..data.formats import Format, format_from_dict
-from .tokenizers import Arch, check_arch, pad_token_id, train_tokenizer
+from .tokenizers import (
+    Arch, check_arch, decoder_start, end_token_ids, pad_token_id, train_tokenizer)
 
 if TYPE_CHECKING: from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 # %% auto #0
-__all__ = ['SIZES', 'Size', 'build_model', 'parameter_count', 'no_load_bars', 'load_model', 'decoder_start', 'decoder_inputs',
-           'end_token_ids', 'Student', 'StudentConfig', 'make_student', 'LoRA', 'with_lora']
+__all__ = ['SIZES', 'Size', 'build_model', 'parameter_count', 'no_load_bars', 'load_model', 'load_weights', 'Student',
+           'StudentConfig', 'make_student', 'LoRA', 'with_lora']
 
 # %% ../../nbs/models/11_students.ipynb #e6b03117
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Size:
         "Width of the feed-forward layer"
         return -(-self.width * 8 // 3 // 32) * 32
 
-# %% ../../nbs/models/11_students.ipynb #77325aad
+
 SIZES: dict[str, Size] = {
     'nano': Size(4, 32, 2), 'tiny': Size(4, 64, 4), 'mini': Size(4, 128, 4),
     'small': Size(4, 256, 8), 'base': Size(6, 320, 10), 'large': Size(8, 512, 16)}
@@ -47,7 +48,7 @@ def _known_sizes(name: str) -> str:
     close = difflib.get_close_matches(str(name).lower(), SIZES, cutoff=0.5)
     return (f'Did you mean {" or ".join(close)}? ' if close else '') + f'Sizes: {", ".join(SIZES)}.'
 
-# %% ../../nbs/models/11_students.ipynb #bd1fc7b8
+
 def _size(name: str | Size) -> Size:
     "The size of that name; a `CotkitError` suggests the names that are close"
     if isinstance(name, Size): return name
@@ -66,7 +67,7 @@ def _llama_shape(size: Size) -> dict[str, Any]:
         rope_parameters={'rope_type': 'default', 'rope_theta': 100.0},
         initializer_range=(2 / (5 * size.width)) ** 0.5)
 
-# %% ../../nbs/models/11_students.ipynb #71820e76
+
 def _t5_shape(size: Size) -> dict[str, Any]:
     return dict(
         d_model=size.width, d_kv=size.width // size.heads, d_ff=size.feed_forward,
@@ -229,37 +230,24 @@ def _unusable(name: str, error: Exception) -> CotkitError:
     problem = f'no model {name!r} on this machine or the hub ({first})'
     return CotkitError(problem, f'{_SAVE_REMEDY} {_known_sizes(name)}')
 
-# %% ../../nbs/models/11_students.ipynb #782b3684
-def decoder_start(
-    model: 'PreTrainedModel',  # a seq2seq model
-) -> int:                      # its own; a model that has none starts with the beginning of sequence
-    "The token that a decoder starts with; a `CotkitError` if the model says nothing"
-    for name in ('decoder_start_token_id', 'bos_token_id'):
-        for config in (model.config, model.generation_config):
-            if (token := getattr(config, name, None)) is not None: return token
-    remedy = 'Set `model.config.decoder_start_token_id`, to the padding token for instance.'
-    raise CotkitError('is not set', remedy, field='decoder_start_token_id')
-
-# %% ../../nbs/models/11_students.ipynb #58796abd
-def decoder_inputs(
-    model: 'PreTrainedModel',  # a seq2seq model
-    labels: torch.Tensor,      # (rows, width) target tokens; -100 where there is none
-) -> torch.Tensor:             # (rows, width) the token before each: the start, then the targets
-    "What a decoder reads while it is taught `labels` (teacher forcing)"
-    before = labels.roll(1, -1)
-    before[..., 0] = decoder_start(model)
-    pad = model.config.pad_token_id
-    return before.masked_fill(before == -100, 0 if pad is None else pad)
-
-# %% ../../nbs/models/11_students.ipynb #901ba9f5
-def end_token_ids(
-    model: 'PreTrainedModel',              # any model
-    tokenizer: 'PreTrainedTokenizerFast',  # its tokenizer
-) -> list[int]:                            # the model's and the tokenizer's, in order
-    "The tokens that end an output"
-    own = model.generation_config.eos_token_id
-    own = own if isinstance(own, list) else [own]
-    return sorted({o for o in (*own, tokenizer.eos_token_id) if o is not None})
+# %% ../../nbs/models/11_students.ipynb #88a80b12
+def load_weights(
+    model: 'PreTrainedModel',  # changed in place
+    folder: str | Path,        # with a checkpoint of the same model
+) -> None:
+    "Every tensor as it was saved; a `CotkitError` if one is missing, left over or of another shape"
+    with no_load_bars():
+        try:
+            saved, found = type(model).from_pretrained(
+                folder, config=copy.deepcopy(model.config), dtype=model.dtype,
+                use_safetensors=True, output_loading_info=True)
+            model.load_state_dict(saved.state_dict())
+        except Exception as e: raise _unusable(str(folder), e) from e
+    for kind, names in found.items():
+        if not names: continue
+        what = f'{len(names)} {kind.replace("_", " ")}, such as {min(map(str, names))}'
+        raise CotkitError(f'not a checkpoint of this model: {what}',
+                          'Resume with the model that the run began with.', file=folder)
 
 # %% ../../nbs/models/11_students.ipynb #bf0d3be9
 def _generation_config(model: 'PreTrainedModel', tokenizer: 'PreTrainedTokenizerFast'):

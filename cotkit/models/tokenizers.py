@@ -17,7 +17,8 @@ if TYPE_CHECKING: from transformers import PreTrainedModel, PreTrainedTokenizerF
 
 # %% auto #0
 __all__ = ['Arch', 'ARCHITECTURES', 'UNLIMITED', 'check_arch', 'train_tokenizer', 'tokenize_inputs', 'tokenize_targets',
-           'pad_token_id', 'pad_rows', 'context_length', 'remaining_context']
+           'pad_token_id', 'pad_rows', 'context_length', 'remaining_context', 'decoder_start', 'decoder_inputs',
+           'end_token_ids']
 
 # %% ../../nbs/models/10_tokenizers.ipynb #c7ba6779
 Arch = Literal['causal', 'seq2seq']
@@ -53,7 +54,7 @@ def train_tokenizer(
     arch: Arch = 'causal',       # `seq2seq` ends what is read with `</s>`
     vocab_size: int = 1024,      # the most tokens it may have; 259 are bytes and special tokens
 ) -> 'PreTrainedTokenizerFast':  # the tokenizer
-    "A byte-level tokenizer for one task; a `CotkitError` without text or without room for the bytes"
+    "A byte-level tokenizer for one task; a `CotkitError` without text or room for the bytes"
     from transformers import PreTrainedTokenizerFast
     check_arch(arch)
     if vocab_size < 259:
@@ -129,7 +130,7 @@ UNLIMITED = 2**31
 
 def context_length(
     model: 'PreTrainedModel',  # any model
-) -> int:                      # tokens that it can count; `UNLIMITED` for one that measures distance
+) -> int:                      # tokens that it can count, or `UNLIMITED`
     "How many positions a model has"
     return getattr(model.config, 'max_position_embeddings', None) or UNLIMITED
 
@@ -141,3 +142,35 @@ def remaining_context(
     "How many tokens the answer to a prompt may have"
     taken = 0 if model.config.is_encoder_decoder else prompt_tokens
     return context_length(model) - taken
+
+# %% ../../nbs/models/10_tokenizers.ipynb #782b3684
+def decoder_start(
+    model: 'PreTrainedModel',  # a seq2seq model
+) -> int:                      # its own, or else the beginning of sequence
+    "The token that a decoder starts with; a `CotkitError` if the model says nothing"
+    for name in ('decoder_start_token_id', 'bos_token_id'):
+        for config in (model.config, model.generation_config):
+            if (token := getattr(config, name, None)) is not None: return token
+    remedy = 'Set `model.config.decoder_start_token_id`, to the padding token for instance.'
+    raise CotkitError('is not set', remedy, field='decoder_start_token_id')
+
+# %% ../../nbs/models/10_tokenizers.ipynb #58796abd
+def decoder_inputs(
+    model: 'PreTrainedModel',  # a seq2seq model
+    labels: torch.Tensor,      # (rows, width) target tokens; -100 where there is none
+) -> torch.Tensor:             # (rows, width) the token before each: the start, then the targets
+    "What a decoder reads while it is taught `labels` (teacher forcing)"
+    before = labels.roll(1, -1)
+    before[..., 0] = decoder_start(model)
+    pad = model.config.pad_token_id
+    return before.masked_fill(before == -100, 0 if pad is None else pad)
+
+# %% ../../nbs/models/10_tokenizers.ipynb #901ba9f5
+def end_token_ids(
+    model: 'PreTrainedModel',              # any model
+    tokenizer: 'PreTrainedTokenizerFast',  # its tokenizer
+) -> list[int]:                            # the model's and the tokenizer's, in order
+    "The tokens that end an output"
+    own = model.generation_config.eos_token_id
+    own = own if isinstance(own, list) else [own]
+    return sorted({o for o in (*own, tokenizer.eos_token_id) if o is not None})
