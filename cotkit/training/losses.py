@@ -13,8 +13,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from ..data.core import CotkitError, Registry
-from ..models.students import decoder_inputs
-from ..models.tokenizers import Arch
+from ..models.tokenizers import Arch, decoder_inputs
 from .encode import IGNORE_INDEX, segment_mask
 
 if TYPE_CHECKING: from cotkit.models.students import Student

@@ -14,8 +14,8 @@ import torch
 
 from ..data.core import CotkitError, Example, Rationale, TokenLogprob
 from ..data.formats import split_reasoning
-from ..models.students import Student, decoder_inputs
-from ..models.tokenizers import Arch, pad_rows, tokenize_inputs
+from ..models.students import Student
+from ..models.tokenizers import Arch, decoder_inputs, pad_rows, tokenize_inputs
 from .config import Divergence, KDConfig, TailMode
 from .encode import IGNORE_INDEX, objective_names
 from .losses import Loss, register_loss, student_logits, token_losses
