@@ -264,26 +264,41 @@ class SurfaceEdit:
         return self.add + core + self.add_end
 
 
-def _edit(text: bytes, teacher: tuple[int, int], student: tuple[int, int], words: bool) -> SurfaceEdit:
-    "`text` has a space before it, so that places begin at −1; WordPiece takes off white space by itself"
-    (a, b), (c, d) = teacher, student
-    if words: return SurfaceEdit(continues_word=text[:a + 1].decode(errors='ignore')[-1:].isalnum())
-    return SurfaceEdit(text[c + 1:a + 1], text[a + 1:c + 1], text[b + 1:d + 1], text[d + 1:b + 1], a == -1)
+def _edit(text: bytes, teacher: tuple[int, int], student: tuple[int, int], spaces: tuple[bytes, bytes]) -> SurfaceEdit:
+    "`text` has a space before it, so that places begin at −1; `spaces` that no text stands for come first"
+    (a, b), (c, d), (drop, add) = teacher, student, spaces
+    drop, add = drop + text[a + 1:c + 1], add + text[c + 1:a + 1]
+    return SurfaceEdit(add, drop, text[b + 1:d + 1], text[d + 1:b + 1], a == -1)
+
+
+def _word_edit(text: bytes, begin: int) -> SurfaceEdit:
+    "WordPiece takes off white space by itself, and asks whether a word goes on"
+    return SurfaceEdit(continues_word=text[:begin + 1].decode(errors='ignore')[-1:].isalnum())
 
 # %% ../../nbs/training/34_soft_targets.ipynb #ca00bb98
 _Matches = tuple[np.ndarray, np.ndarray]  # numbers of teacher tokens and of the student tokens they match
 
 
-def _edits(aligned: Alignment, matches: _Matches, words: bool) -> tuple[np.ndarray, list[SurfaceEdit]]:
-    "For each match the number of its edit, and the edits"
+def _unwritten_space(spans: Spans, tokens: np.ndarray, spells_space: np.ndarray) -> np.ndarray:
+    "Which tokens spell a space at a place where the text has none (matches,)"
+    line = np.frombuffer(b''.join(b' ' + text.encode() + b'\n' for text in spans.texts), np.uint8)
+    rows = np.searchsorted(spans.splits, tokens, 'right') - 1
+    at = row_splits(spans.sizes + 2)[rows] + spans.starts[tokens] + 1
+    return spells_space & (line[at] != ord(' '))
+
+
+def _edits(aligned: Alignment, matches: _Matches, spaces: np.ndarray, words: bool) -> tuple[np.ndarray, list[SurfaceEdit]]:
+    "For each match the number of its edit, and the edits; `spaces` (2, matches) are not in the text"
     (t, s), teacher, student = matches, aligned.teacher, aligned.student
     places = np.stack([teacher.starts[t], teacher.ends[t], student.starts[s], student.ends[s]], 1)
-    differ = np.flatnonzero((places[:, :2] != places[:, 2:]).any(1) | words)
+    differ = np.flatnonzero((places[:, :2] != places[:, 2:]).any(1) | spaces.any(0) | words)
     numbers, kinds = np.zeros(len(t), np.int64), {SurfaceEdit(): 0}
     rows = np.searchsorted(teacher.splits, t[differ], 'right') - 1
     texts = {row: b' ' + teacher.texts[row].encode() for row in np.unique(rows).tolist()}
     for i, row, (a, b, c, d) in zip(differ.tolist(), rows.tolist(), places[differ].tolist()):
-        numbers[i] = kinds.setdefault(_edit(texts[row], (a, b), (c, d), words), len(kinds))
+        drop, add = (b' ' * int(o) for o in spaces[:, i])
+        edit = _word_edit(texts[row], a) if words else _edit(texts[row], (a, b), (c, d), (drop, add))
+        numbers[i] = kinds.setdefault(edit, len(kinds))
     return numbers, list(kinds)
 
 # %% ../../nbs/training/34_soft_targets.ipynb #2a1d1660
@@ -298,7 +313,10 @@ def _student_ids(
     t, s = matches
     top, known = teacher.top[t], np.isfinite(teacher.logprobs[t])
     ids = np.full(top.shape, -1)
-    numbers, kinds = _edits(aligned, matches, vocabulary.prefix is not None)
+    marked = np.array([o.startswith(b' ') for o in teacher.token_bytes] or [False])
+    spaces = np.stack([_unwritten_space(aligned.teacher, t, marked[top[:, 0]]),
+                       _unwritten_space(aligned.student, s, vocabulary.marked[aligned.student.ids[s]])])
+    numbers, kinds = _edits(aligned, matches, spaces, vocabulary.prefix is not None)
     for number, edit in enumerate(kinds):
         here = known & (numbers == number)[:, None]
         distinct, back = np.unique(top[here], return_inverse=True)

@@ -343,13 +343,11 @@ class StudentTrainer(Trainer):
         monitor: Monitor = Monitor(),        # what is watched
     ):
         self.student, self.loss, self.monitor = student, loss, monitor
-        self.config = config = _with_learning_rate(config, student)
-        self.source = data if hasattr(data, 'batches') else None
+        self.config, self.source = _with_learning_rate(config, student), _batch_source(data)
         rows, validation, self.examples = _all_rows(student, data, config, monitor)
-        args = training_arguments(output_dir, config, bool(len(validation) or monitor.validate))
-        seed = args.seed if args.data_seed is None else args.data_seed
-        self.sampler = LengthGroupedSampler(rows, _rows_of_a_step(args), config.bucket_batches, seed)
-        self.weights, self.pad = objective_weights(student, rows), Collator(student.tokenizer, student.arch)
+        args = training_arguments(output_dir, self.config, bool(len(validation) or monitor.validate))
+        self.sampler, self.weights = _sampler(rows, args, config), objective_weights(student, rows)
+        self.pad = Collator(student.tokenizer, student.arch)
         for check in (_check_context, _check_ids, check_segments, loss.prepare): check(student, rows)
         callbacks = [SetEpochCallback(self.sampler), *_callbacks(config, monitor, args)]
         super().__init__(student.model, args, self.collate, rows, validation, callbacks=callbacks)
@@ -362,47 +360,33 @@ class StudentTrainer(Trainer):
         "A batch with what the loss needs; validation rows, which have no `example`, need nothing"
         batch = self.pad(rows)
         if 'example' not in rows[0]: return batch
-        return self.loss.collate(batch | {'example': torch.tensor(np.hstack([row['example'] for row in rows]))}, rows)
+        batch['example'] = torch.from_numpy(np.hstack([row['example'] for row in rows]))
+        return self.loss.collate(batch, rows)
 
-    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, torch.Tensor]:
-        "The micro-batches of one optimizer step, and its supervised tokens by objective, of all processes"
+    def get_batch_samples(self, epoch_iterator, num_batches, device) -> tuple[list, torch.Tensor]:
+        "The micro-batches of one optimizer step, and the supervised tokens of each objective in it"
         if self.source is not None: epoch_iterator = self.source.batches(epoch_iterator, self)
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.accelerator.gradient_state.end_of_dataloader: _mask_repeated_rows(batches[-1], len(self.train_dataset), self.args)
-        counts = torch.zeros(len(self.weights), dtype=torch.long)
-        for batch in batches: counts += self._by_objective((batch['labels'] != IGNORE_INDEX).long(), batch).cpu()
-        return batches, self.accelerator.reduce(counts.to(device), 'sum')
-
-    def _by_objective(self, values: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return sums_by_objective(values, batch['objective'], len(self.weights))
-
-    def forward_logits(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        "`student_logits` in the precision that was asked for"
-        with self.accelerator.autocast(): return student_logits(model, batch, self.student.arch)
+        return batches, _supervised_tokens(self, batches, device)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         "This micro-batch's share of the loss of its optimizer step"
-        logits, labels = self.forward_logits(model, inputs)
-        sums = self._by_objective(self.loss.per_token(logits, labels, inputs), inputs)
-        supervised = self._by_objective((labels != IGNORE_INDEX).long(), inputs)
+        with self.accelerator.autocast(): logits, labels = student_logits(model, inputs, self.student.arch)
+        values = self.loss.per_token(logits, labels, inputs), (labels != IGNORE_INDEX).long()
+        sums, supervised = (sums_by_objective(o, inputs['objective'], len(self.weights)) for o in values)
         self._since_log += torch.stack([sums.detach(), supervised])
-        counts, processes = (supervised, 1) if num_items_in_batch is None else (num_items_in_batch, self.accelerator.num_processes)
+        counts, processes = num_items_in_batch, self.accelerator.num_processes
+        if counts is None: counts, processes = supervised, 1
         loss = (self._weights / counts.clamp(min=1) * sums).sum() * processes
         return (loss, logits) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        "Logs as usual, and each objective's mean loss per token and the loss's own metrics since the last log"
-        if 'loss' in logs: logs.update(_since_log(self))
-        super().log(logs, start_time)
+        super().log(logs | (_since_log(self) if 'loss' in logs else {}), start_time)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval') -> dict[str, float]:
+        return _validate(self, eval_dataset, metric_key_prefix)
 
     def _get_train_sampler(self, train_dataset=None) -> LengthGroupedSampler: return self.sampler
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = 'eval') -> dict[str, float]:
-        "Teacher-forced loss and exact match of every objective, and what `Monitor.validate` says"
-        metrics = {f'{metric_key_prefix}_{name}': value for name, value in _validated(self, eval_dataset).items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00028
 def _all_rows(student: Student, data: TrainingData, config: TrainConfig, monitor: Monitor) -> tuple[Any, Any, dict[str, int]]:
@@ -421,31 +405,60 @@ def _all_rows(student: Student, data: TrainingData, config: TrainConfig, monitor
     else: validation = validation.select_columns(['input_ids', 'labels', 'objective'])
     return rows, validation, counts
 
+# %% ../../nbs/training/32_trainer.ipynb #32a00036
+def _batch_source(data: TrainingData) -> BatchSource | None: return data if hasattr(data, 'batches') else None
+
+
+def _sampler(rows: Any, args: TrainingArguments, config: TrainConfig) -> LengthGroupedSampler:
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return LengthGroupedSampler(rows, _rows_of_a_step(args), config.bucket_batches, seed)
+
+
+def _supervised_tokens(trainer: StudentTrainer, batches: Sequence[Mapping], device: Any) -> torch.Tensor:
+    "Supervised tokens of each objective in one optimizer step, of all processes (objectives,)"
+    if trainer.accelerator.gradient_state.end_of_dataloader:
+        _mask_repeated_rows(batches[-1], len(trainer.train_dataset), trainer.args)
+    counts = torch.zeros(len(trainer.weights), dtype=torch.long)
+    for batch in batches:
+        supervised = (batch['labels'] != IGNORE_INDEX).long()
+        counts += sums_by_objective(supervised, batch['objective'], len(counts)).cpu()
+    return trainer.accelerator.reduce(counts.to(device), 'sum')
+
 # %% ../../nbs/training/32_trainer.ipynb #32a00029
 def _since_log(trainer: StudentTrainer) -> dict[str, float]:
-    "Mean loss per token of each objective, and the metrics of the loss, over all processes"
+    "Each objective's mean loss per token, and the loss's own metrics, of all processes since the last log"
     reduce, metrics = trainer.accelerator.reduce, trainer.loss.metrics()
-    own = torch.tensor([[float(o) for o in pair] for pair in metrics.values()], dtype=torch.float64)
     sums, counts = reduce(trainer._since_log.clone(), 'sum').tolist()
     trainer._since_log.zero_()
     logs = {f'{name}_loss': s / n for name, s, n in zip(trainer.weights, sums, counts) if n}
     if not metrics: return logs
-    if trainer.args.device.type == 'mps': own = own.float()
-    means = reduce(own.to(trainer.args.device), 'sum').tolist()
-    return logs | {name: s / n if n else 0.0 for name, (s, n) in zip(metrics, means)}
+    own = torch.tensor([[float(o) for o in pair] for pair in metrics.values()], device=trainer.args.device)
+    pairs = reduce(own, 'sum').tolist()
+    return logs | {name: s / n if n else 0.0 for name, (s, n) in zip(metrics, pairs)}
 
-
+# %% ../../nbs/training/32_trainer.ipynb #32a00037
 @torch.no_grad()
-def _validated(trainer: StudentTrainer, rows: Any = None) -> dict[str, float]:
-    "Teacher-forced loss and exact match, and what `Monitor.validate` says"
+def _all_scores(trainer: StudentTrainer, rows: Any) -> torch.Tensor:
+    "`row_scores` of all rows, of all processes"
+    scores = []
+    for batch in trainer.get_eval_dataloader(rows):
+        with trainer.accelerator.autocast():
+            logits, labels = student_logits(trainer.model_wrapped, batch, trainer.student.arch)
+        own = row_scores(logits, labels, batch['objective'])
+        scores.append(trainer.accelerator.gather_for_metrics(own))
+    return torch.cat(scores)
+
+
+def _validate(trainer: StudentTrainer, rows: Any, prefix: str) -> dict[str, float]:
+    "Teacher-forced loss and exact match of every objective, and what `Monitor.validate` says; logged"
     trainer.model.eval()
     rows, metrics = trainer.eval_dataset if rows is None else rows, {}
-    if len(rows):
-        loader = trainer.get_eval_dataloader(rows)
-        scores = (row_scores(*trainer.forward_logits(trainer.model_wrapped, batch), batch['objective']) for batch in loader)
-        scores = torch.cat([trainer.accelerator.gather_for_metrics(o) for o in scores])
-        metrics |= validation_metrics(scores, trainer.weights)
-    if trainer.monitor.validate: metrics |= trainer.monitor.validate(trainer.student)
+    if len(rows): metrics |= validation_metrics(_all_scores(trainer, rows), trainer.weights)
+    if trainer.monitor.validate:
+        with torch.no_grad(): metrics |= trainer.monitor.validate(trainer.student)
+    metrics = {f'{prefix}_{name}': value for name, value in metrics.items()}
+    trainer.log(metrics)
+    trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
     return metrics
 
 # %% ../../nbs/training/32_trainer.ipynb #282e60c4
