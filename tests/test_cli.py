@@ -54,7 +54,7 @@ def test_help_is_enough_to_start(cotkit, name):
 def test_a_command_line_that_makes_no_sense(cotkit, line):
     "Errors go to standard error, with exit code 2"
     code, out, err = cotkit(line)
-    assert code == 2 and out == '' and 'error:' in err
+    assert code == 2 and out == '' and err.strip() and 'Traceback' not in err
 
 
 def test_the_whole_path(cotkit, here):
@@ -66,10 +66,10 @@ def test_the_whole_path(cotkit, here):
     curated = last(out)
     assert code == 0 and {'rationales', 'parsed', 'correct', 'accuracy', 'kept'} <= set(curated)
     assert curated['kept'] == len(list(read_jsonl('curated.jsonl'))) <= curated['correct']
-    code, out, _ = cotkit('distill --task data --rationales curated.jsonl --student nano --steps 20 --out run --json')
+    code, out, _ = cotkit('distill --task data --rationales curated.jsonl --student nano --max-steps 20 --out run --json')
     distilled = last(out)
-    assert '**recipe**: step-by-step' in Path(distilled['student'], 'README.md').read_text() and 'nothing yet' in Path(distilled['student'], 'README.md').read_text()
-    assert code == 0 and Path(distilled['student'], 'model.safetensors').is_file() and distilled['steps'] == 20
+    assert '**recipe**: distill' in Path(distilled['student'], 'README.md').read_text() and 'nothing yet' in Path(distilled['student'], 'README.md').read_text()
+    assert code == 0 and Path(distilled['student'], 'model.safetensors').is_file() and distilled['max_steps'] == 20
     for name in ('one', 'two'):
         code, out, _ = cotkit(f'evaluate --task data --student run/student --name {name} --max-new-tokens 8 --out {name}.json --json')
         assert code == 0 and last(out)['n'] == 20
@@ -87,7 +87,7 @@ def test_the_whole_path(cotkit, here):
 def test_seq2seq_and_resume(cotkit):
     "An encoder-decoder student; a second run into its folder is refused without --resume"
     cotkit('collect --task data --oracle 1.0')
-    line = 'distill --task data --rationales rationales.jsonl --student nano --arch seq2seq --steps 10 --out run'
+    line = 'distill --task data --rationales rationales.jsonl --student nano --arch seq2seq --max-steps 10 --out run'
     assert cotkit(line)[0] == 0
     code, _, err = cotkit(line)
     assert code == 2 and 'already holds checkpoints' in err and '--resume' in err
@@ -100,17 +100,17 @@ def folder_of(student): return json.loads((Path(student)/'cotkit.json').read_tex
 def test_a_shared_prefix(cotkit):
     "--share-prefix puts the question first in step-by-step, and counts problems"
     cotkit('collect --task data --oracle 1.0')
-    code, out, _ = cotkit('distill --task data --rationales rationales.jsonl --student nano --steps 3 --share-prefix --out run --json')
+    code, out, _ = cotkit('distill --task data --rationales rationales.jsonl --student nano --max-steps 3 --share-prefix --out run --json')
     assert code == 0 and last(out)['examples'] == 72 and folder_of('run/student')['format']['marker'] == 'after'
     assert RunRecord.load('run/record.json').config['share_prefix'] is True
-    code, out, _ = cotkit('distill --task data --rationales rationales.jsonl --student nano --steps 3 --recipe chain-of-thought --share-prefix --out chain --json')
+    code, out, _ = cotkit('distill --task data --rationales rationales.jsonl --student nano --max-steps 3 --format zero-shot-cot --share-prefix --out chain --json')
     assert code == 0 and folder_of('chain/student')['format'] == {'name': 'zero-shot-cot'}
 
 
 def test_what_is_counted_is_what_is_trained(cotkit):
     "With --alpha 1 the rationales have no weight: they are neither trained nor counted"
     cotkit('collect --task data --oracle 1.0')
-    line = 'distill --task data --rationales rationales.jsonl --student nano --steps 3 --json'
+    line = 'distill --task data --rationales rationales.jsonl --student nano --max-steps 3 --json'
     for alpha, examples in ((1, 36), (0, 36), (0.5, 72)):
         code, out, _ = cotkit(f'{line} --alpha {alpha} --out run-{alpha}')
         assert code == 0 and last(out)['examples'] == RunRecord.load(f'run-{alpha}/record.json').config['examples'] == examples
@@ -125,8 +125,8 @@ def school(tmp_path_factory):
     folder = tmp_path_factory.mktemp('school')
     write_jsonl(folder/'easy/train.jsonl', EASY[:40])
     write_jsonl(folder/'easy/test.jsonl', EASY[40:])
-    assert main(f'collect --task {folder}/easy --oracle 1.0 --store {folder}/ledger.sqlite --out {folder}/gold.jsonl'.split()) == 0
-    assert main(f'distill --task {folder}/easy --rationales {folder}/gold.jsonl --recipe chain-of-thought --student nano --steps 60 --learning-rate 1e-2 --out {folder}/teacher'.split()) == 0
+    assert main(f'collect --task {folder}/easy --oracle 1.0 --store {folder}/store.sqlite --out {folder}/gold.jsonl'.split()) == 0
+    assert main(f'distill --task {folder}/easy --rationales {folder}/gold.jsonl --format zero-shot-cot --student nano --max-steps 60 --learning-rate 1e-2 --out {folder}/teacher'.split()) == 0
     return folder
 
 
@@ -134,14 +134,15 @@ def test_distributions_from_the_ledger_to_a_student(cotkit, school):
     "collect with log-probabilities, curate, specialize and evaluate; and the same again with --resume"
     task = f'--task {school}/easy'
     code, out, _ = cotkit(f'collect {task} --local {school}/teacher --top-logprobs 3 --max-tokens 48 --json')
-    assert code == 0 and last(out)['rationales'] == 36
+    asked = last(out)
+    assert code == 0 and asked['rationales'] + asked['failed'] == 36 and asked['rationales'] > 30, 'an empty answer is none'
     code, out, _ = cotkit(f'curate {task} --rationales rationales.jsonl --keep parsed --out kept.jsonl --json')
     kept = last(out)['kept']
     assert code == 0 and kept > 10 and all(r['logprobs'] for r in read_jsonl('kept.jsonl'))
-    line = f'specialize {task} --rationales kept.jsonl --student nano --arch seq2seq --steps 10 --out run --json'
+    line = f'specialize {task} --rationales kept.jsonl --student nano --arch seq2seq --max-steps 10 --out run --json'
     code, out, _ = cotkit(line)
     done = last(out)
-    assert code == 0 and done['examples'] == kept and done['steps'] == 10 and 0.5 < done['coverage'] <= 1
+    assert code == 0 and done['examples'] == kept and done['max_steps'] == 10 and 0.5 < done['coverage'] <= 1
     record = RunRecord.load('run/record.json')
     assert record.results['coverage'] == done['coverage'] and record.config['kd_weight'] == 1 and record.config['teacher'][0].startswith('student-')
     assert '**recipe**: specialize' in Path(done['student'], 'README.md').read_text()
@@ -156,8 +157,8 @@ def test_several_formats_and_a_teacher_that_is_here(cotkit, school):
     write_jsonl('easy/test.jsonl', [{**EASY[0], 'id': 'leaked'}, *EASY[41:]])
     code, _, _ = cotkit('collect --task easy --oracle 0.5')
     assert code == 0 and cotkit('curate --task easy --rationales rationales.jsonl --keep all --out all.jsonl')[0] == 0
-    code, out, _ = cotkit(f'specialize --task easy --rationales all.jsonl --teacher {school}/teacher --formats few-shot-cot zero-shot-cot answer-only few-shot-answer-only --shots 1 '
-                          '--kd-weight 0.5 --divergence reverse --rest restrict --top 2 --student nano --steps 3 --out run --json')
+    code, out, _ = cotkit(f'specialize --task easy --rationales all.jsonl --teacher {school}/teacher --format few-shot-cot zero-shot-cot answer-only few-shot-answer-only --shots 1 '
+                          '--kd-weight 0.5 --divergence reverse --tail-mode restrict --top-k 2 --student nano --max-steps 3 --out run --json')
     done, mixture = last(out), folder_of('run/student')['format']
     shown = mixture['formats'][0]['demonstrations']
     assert code == 0 and done['in_test_split'] == 1 and done['examples'] == 4*35 and 0.2 < done['coverage'] < 1
@@ -167,21 +168,12 @@ def test_several_formats_and_a_teacher_that_is_here(cotkit, school):
 
 
 def test_the_whole_vocabulary_and_texts_of_its_own(cotkit, school):
-    "--top all gives a named size the teacher's tokens; without rationales gold steps are taught"
-    code, out, _ = cotkit(f'specialize --task {school}/easy --teacher {school}/teacher --top all --on-policy 1 --student nano --steps 2 --batch-size 2 --out run --json')
+    "--top-k all gives a named size the teacher's tokens; without rationales gold steps are taught"
+    code, out, _ = cotkit(f'specialize --task {school}/easy --teacher {school}/teacher --top-k all --on-policy 1 --student nano --max-steps 2 --batch-size 2 --out run --json')
     assert code == 0 and last(out)['examples'] == 36 and last(out)['coverage'] == 1
     assert Path('run/student/tokenizer.json').read_text() == (school/'teacher/student/tokenizer.json').read_text()
     record = RunRecord.load('run/record.json')
-    assert record.config['teacher'] == ['teacher'] and record.config['top'] is None and record.config['on_policy'] == 1
-
-
-def test_choices_are_those_of_the_library():
-    "They stand in the command line once more, because reading them would load PyTorch"
-    from cotkit.app.cli import make_parser
-    from cotkit.training.config import Divergence, TailMode
-    parser = make_parser()._subparsers._group_actions[0].choices['specialize']
-    choices = {action.dest: tuple(action.choices) for action in parser._actions if action.dest in ('divergence', 'rest')}
-    assert choices == {'divergence': Divergence.__args__, 'rest': TailMode.__args__}
+    assert record.config['teacher'] == ['teacher'] and record.config['top_k'] == 'all' and record.config['on_policy'] == 1
 
 
 def test_problems_that_nobody_has_solved(cotkit):
@@ -195,10 +187,10 @@ def test_problems_that_nobody_has_solved(cotkit):
     assert code == 0 and last(out)['kept'] == 40 and not {'accuracy', 'correct', 'first', 'low', 'high'} & set(last(out))
     kept = {r.problem_id: r for r in map(Rationale.from_dict, read_jsonl('kept.jsonl'))}
     assert {r.correct for r in kept.values()} == {None} and kept[RAW[0]['id']].answer == str(int(RAW[0]['answer']) + 1)
-    for recipe, examples in (('label-only', 36), ('step-by-step', 72), ('chain-of-thought', 36)):
-        code, out, _ = cotkit(f'distill --task questions.jsonl --unlabelled --rationales kept.jsonl --labels teacher --recipe {recipe} --student nano --steps 2 --out {recipe} --json')
+    for recipe, examples in (('answer-only', 36), ('step-by-step', 72), ('zero-shot-cot', 36)):
+        code, out, _ = cotkit(f'distill --task questions.jsonl --unlabelled --rationales kept.jsonl --labels teacher --format {recipe} --student nano --max-steps 2 --out {recipe} --json')
         assert code == 0 and abs(last(out)['examples'] - examples) <= 2
-    code, out, _ = cotkit('evaluate --task data --student label-only --max-new-tokens 4 --json')
+    code, out, _ = cotkit('evaluate --task data --student answer-only --max-new-tokens 4 --json')
     assert code == 0 and last(out)['n'] == 20
 
 
@@ -215,22 +207,22 @@ BAD = {
     'store is no store': ('collect --task data --oracle 0.8 --store data/train.jsonl --out new.jsonl', r'train\.jsonl'),
     'model folder is none': ('evaluate --task data --student data --out new.json', r'data.*(config|cotkit)\.json'),
     'student does not exist': ('evaluate --task data --student nowhere --out new.json', r'nowhere'),
-    'size does not exist': ('distill --task data --recipe label-only --student tinny --out run', r'tinny'),
-    'recipe does not exist': ('distill --task data --recipe cot --out run', r"'cot'.*chain-of-thought"),
+    'size does not exist': ('distill --task data --format answer-only --student tinny --out run', r'tinny'),
+    'recipe does not exist': ('distill --task data --format cot --out run', r"'cot'.*zero-shot-cot"),
     'evaluation is none': ('report --task data --evaluations data/test.jsonl', r'test\.jsonl'),
     'timeout of zero': ('collect --task data --model m --base-url http://127.0.0.1:9/v1 --timeout 0 --out new.jsonl', r'--timeout'),
     'batch without a model': ('collect --task data --oracle 0.5 --batch-file new.jsonl', r'--model'),
     'batch results of something else': ('collect --task data --model m --base-url http://127.0.0.1:9/v1 --batch-results other.jsonl --out new.jsonl', r'none of the 1 results'),
     'batch results without an id': ('collect --task data --model m --base-url http://127.0.0.1:9/v1 --batch-results data/train.jsonl --out new.jsonl', r'train\.jsonl:1: .*"custom_id"'),
-    'share of a file': ('curate --task data/train.jsonl --test-share 2 --rationales r.jsonl', r'"test_size".*0'),
+    'share of a file': ('curate --task data/train.jsonl --test-size 2 --rationales r.jsonl', r'--test-size.*0'),
     'batch results that are requests': ('collect --task data --model m --base-url http://127.0.0.1:9/v1 --batch-results requests.jsonl --out old.jsonl', r'no result could be read; the first: .*requests'),
     'batch results in no line': ('collect --task data --model m --base-url http://127.0.0.1:9/v1 --batch-results nothing.jsonl --out old.jsonl', r'nothing\.jsonl|no result could be read'),
     'a folder where a file goes': ('collect --task data --oracle 0.5 --out data', r"--out.*'data' is a folder"),
-    'a file where a folder goes': ('distill --task data --recipe label-only --out plain.jsonl', r"--out.*'plain\.jsonl' is a file"),
-    'labels alone': ('distill --task data --student nano --out run', r'step-by-step needs rationales.*--rationales.*label-only'),
+    'a file where a folder goes': ('distill --task data --format answer-only --out plain.jsonl', r"--out.*'plain\.jsonl' is a file"),
+    'labels alone': ('distill --task data --student nano --out run', r'step-by-step needs rationales.*--rationales.*answer-only'),
     'labels alone beside rationales about others': ('distill --task plain.jsonl --rationales r.jsonl --out run', r'step-by-step needs rationales'),
     'format of training': ('collect --task data --oracle 0.5 --format mixture --out new.jsonl', r'--format'),
-    'distilling on test': ('distill --task data --split test --recipe label-only --out run', r'--split'),
+    'distilling on test': ('distill --task data --split test --format answer-only --out run', r'--split'),
     'published student is none': ('publish data', r'data.*cotkit\.json|data.*config\.json'),
     'published without a token': ('publish data --repo ann/apples', r'HF_TOKEN'),
     'about without a value': ('publish data --about teacher', r'--about'),
@@ -240,26 +232,26 @@ BAD = {
     'soft targets from nowhere': ('specialize --task data --rationales r.jsonl --out run', r'r\.jsonl: .*--top-logprobs.*--teacher'),
     'gold steps alone': ('specialize --task data --out run', r'--top-logprobs.*--teacher'),
     'on-policy without a teacher': ('specialize --task data --rationales r.jsonl --on-policy 0.5 --out run', r'--on-policy.*--teacher'),
-    'whole vocabulary without a teacher': ('specialize --task data --rationales r.jsonl --top all --out run', r'--top.*--teacher'),
-    'format does not exist': ('specialize --task data --teacher nowhere --formats zero-shot-cot cot --out run', r"'cot'.*few-shot-answer-only"),
-    'nothing to show': ('specialize --task plain.jsonl --teacher nowhere --formats few-shot-cot --out run', r'few-shot-cot.*none.*zero-shot-cot'),
-    'wrong rationales are not shown': ('specialize --task plain.jsonl --rationales wrong.jsonl --teacher nowhere --formats few-shot-cot --out run', r'few-shot-cot.*none'),
-    'no shots': ('specialize --task data --teacher nowhere --formats few-shot-cot --shots 0 --out run', r'--shots'),
+    'whole vocabulary without a teacher': ('specialize --task data --rationales r.jsonl --top-k all --out run', r'--top-k.*--teacher'),
+    'format does not exist': ('specialize --task data --teacher nowhere --format zero-shot-cot cot --out run', r"'cot'.*few-shot-answer-only"),
+    'nothing to show': ('specialize --task plain.jsonl --teacher nowhere --format few-shot-cot --out run', r'few-shot-cot.*none.*zero-shot-cot'),
+    'wrong rationales are not shown': ('specialize --task plain.jsonl --rationales wrong.jsonl --teacher nowhere --format few-shot-cot --out run', r'few-shot-cot.*none'),
+    'no shots': ('specialize --task data --teacher nowhere --format few-shot-cot --shots 0 --out run', r'--shots'),
     'nothing to teach': ('specialize --task plain.jsonl --teacher nowhere --out run', r'nothing to teach.*curate'),
-    'rationales about something else': ('distill --task plain.jsonl --rationales r.jsonl --recipe chain-of-thought --out run', r'nothing to teach.*curate'),
-    'gold answers in a few-shot format': ('specialize --task data --teacher nowhere --formats few-shot-answer-only --labels teacher --out run', r'--formats.*gold'),
-    'answers alone': ('specialize --task data --teacher nowhere --formats answer-only --out run', r'--formats.*zero-shot-cot'),
+    'rationales about something else': ('distill --task plain.jsonl --rationales r.jsonl --format zero-shot-cot --out run', r'nothing to teach.*curate'),
+    'gold answers in a few-shot format': ('specialize --task data --teacher nowhere --format few-shot-answer-only --labels teacher --out run', r'--format.*gold'),
+    'answers alone': ('specialize --task data --teacher nowhere --format answer-only --out run', r'--format.*zero-shot-cot'),
     'teacher does not exist': ('specialize --task data --teacher ./nowhere --out run', r'nowhere: no such folder'),
     'training on test': ('specialize --task data --split test --teacher nowhere --out run', r'--split'),
     'match weight out of range': ('specialize --task data --rationales r.jsonl --teacher nowhere --kd-weight 2 --out run', r'--kd-weight'),
     'on-policy out of range': ('specialize --task data --teacher nowhere --on-policy 2 --out run', r'--on-policy'),
-    'shared prefix of an encoder': ('distill --task data --recipe label-only --student nano --arch seq2seq --share-prefix --out run', r'Only causal'),
+    'shared prefix of an encoder': ('distill --task data --format answer-only --student nano --arch seq2seq --share-prefix --out run', r'Only causal'),
     'no answers in the file': ('curate --task questions.jsonl --rationales r.jsonl', r'questions\.jsonl: .*"answer".*--unlabelled'),
     'checked against no answers': ('curate --task questions.jsonl --unlabelled --rationales r.jsonl', r'--keep parsed'),
     'evaluated against no answers': ('evaluate --task questions.jsonl --split train --unlabelled --student nowhere', r'no gold answers.*leave this out'),
     'gold labels that are not there': ('distill --task questions.jsonl --unlabelled --rationales r.jsonl --out run', r'--labels teacher'),
     'an oracle without answers': ('collect --task questions.jsonl --unlabelled --oracle 0.5 --out new.jsonl', r'--oracle'),
-    'unlabelled kind': ('curate --task questions.jsonl --unlabelled colour --rationales r.jsonl', r"'colour'.*number"),
+    'unlabelled kind': ('curate --task questions.jsonl --unlabelled --kind colour --rationales r.jsonl', r"'colour'.*number"),
     'unlabelled task of ours': ('curate --task word_problems --unlabelled --rationales r.jsonl', r'--unlabelled.*--labels teacher'),
     'few-shot without steps': ('collect --task plain.jsonl --oracle 0.5 --format few-shot-cot --out new.jsonl', r'--format'),
 }
@@ -296,15 +288,15 @@ def test_bad_input_meets_one_line(cotkit, here, bad_files, case):
     lines = [l for l in err.splitlines() if l.strip() and not SPLIT.fullmatch(l)]
     assert len(lines) == 1 and lines[0].startswith(f'cotkit {line.split()[0]}: ')
     assert re.search(expected, lines[0]), lines[0]
-    assert not {p for p in visible(here) - before if not p.startswith('ledger.sqlite')}
+    assert not {p for p in visible(here) - before if not p.startswith('store.sqlite')}
 
 
 OUT_OF_BOUNDS = [
     'collect --oracle 0.5 --samples 0', 'collect --oracle 0.5 --temperature -3', 'collect --oracle 0.5 --temperature nan', 'collect --oracle 0.5 --max-tokens 0',
     'collect --oracle 0.5 --top-logprobs -1', 'collect --oracle 0.5 --max-concurrency 0', 'collect --oracle 0.5 --max-requests -1', 'collect --oracle 0.5 --shots 0', 'collect --oracle -0.1',
     'curate --replay said --per-problem 0', 'curate --replay said --limit 1.5', 'distill --out run --batch-size 0', 'distill --out run --learning-rate -1', 'distill --out run --learning-rate inf',
-    'distill --out run --steps 0', 'distill --out run --steps -5', 'distill --out run --seed -1', 'distill --out run --alpha 2',
-    'specialize --out run --steps 0', 'specialize --out run --top 0', 'evaluate --student run --batch-size 0', 'evaluate --student run --max-new-tokens 0', 'demo --steps 0', 'demo --test 0']
+    'distill --out run --max-steps 0', 'distill --out run --max-steps -5', 'distill --out run --train-seed -1', 'distill --out run --alpha 2',
+    'specialize --out run --max-steps 0', 'specialize --out run --top-k 0', 'evaluate --student run --batch-size 0', 'evaluate --student run --max-new-tokens 0', 'demo --max-steps 0', 'demo --test 0']
 
 
 @pytest.mark.parametrize('line', OUT_OF_BOUNDS)
@@ -313,7 +305,8 @@ def test_numbers_out_of_bounds(cotkit, here, line):
     name, *options = line.split()
     before = visible(here)
     code, out, err = cotkit(' '.join([name, *([] if name == 'demo' else ['--task', 'data']), *options]))
-    assert code == 2 and out == '' and err.count('\n') == 1 and err.startswith(f'cotkit {name}: error: argument {options[-2]}: ')
+    assert code == 2 and out == '' and options[-2] in err
+    assert '1.5' in line or err.count('\n') == 1 and err.startswith(f'cotkit {name}: {options[-2]}: is ')
     assert visible(here) == before
 
 
@@ -340,7 +333,7 @@ def test_the_split_is_said(cotkit):
     "On standard error, where work is about to start"
     expected = 'data: train 36, validation 4, test 20'
     assert expected in cotkit('collect --task data --oracle 1.0')[2].splitlines()
-    for line in ('distill --recipe label-only --student nano --steps 1', 'distill --rationales rationales.jsonl --student nano --steps 1'):
+    for line in ('distill --format answer-only --student nano --max-steps 1', 'distill --rationales rationales.jsonl --student nano --max-steps 1'):
         assert expected in cotkit(f'{line} --task data --out run-{len(line)}')[2].splitlines()
 
 
@@ -349,9 +342,8 @@ def test_the_split_is_said(cotkit):
     (PermissionError(13, 'Permission denied', 'run'), r"cotkit distill: .*Permission denied: 'run'\n")])
 def test_what_stops_a_command(cotkit, monkeypatch, error, expected):
     "Ctrl-C names --resume where there are checkpoints; the system's own errors are one line; exit code 1"
-    def stop(args): raise error
-    command = COMMANDS['distill']
-    monkeypatch.setitem(COMMANDS, 'distill', type(command)(command.help, command.example, command.add, stop))
+    def stop(*given): raise error
+    monkeypatch.setattr('cotkit.app.train_commands.read_lesson', stop)
     code, out, err = cotkit('distill --task data --out run')
     assert code == 1 and out == '' and re.fullmatch(expected, err)
 
@@ -365,7 +357,7 @@ def test_interrupted_collecting_needs_no_option(cotkit, monkeypatch):
 
 def test_a_student_goes_on_from_a_run(cotkit, here):
     "--student takes the folder of a run or the student in it; a size stays a size beside a run of that name"
-    line = 'distill --task data --recipe label-only --steps 1'
+    line = 'distill --task data --format answer-only --max-steps 1'
     assert cotkit(f'{line} --student nano --out nano')[0] == 0
     for student, base in (('./nano', './student'), ('nano/student', './student'), ('nano', 'nano')):
         out = f'run-{len(student)}'
@@ -415,7 +407,7 @@ def test_batch_job(cotkit, here):
         write_jsonl('errors.jsonl', failed)
         code, out, _ = cotkit(f'{line} --batch-results output.jsonl errors.jsonl')
         said = last(out)
-        assert code == 0 and (said['kept'], said['batch_failed'], said['foreign'], said['pending'], said['rationales'], said['sent']) == (71, 1, 0, 1, 71, 0)
+        assert code == 0 and (said['kept'], said['batch_failed'], said['unmatched'], said['pending'], said['rationales'], said['sent']) == (71, 1, 0, 1, 71, 0)
         assert last(cotkit(f'{line} --batch-file again.jsonl')[1])['requests'] == 1 and [r['custom_id'] for r in read_jsonl('again.jsonl')] == [asked[0]['custom_id']]
         assert server.received == []
         write_jsonl('output.jsonl', answers[:1])
@@ -425,10 +417,10 @@ def test_batch_job(cotkit, here):
 
 
 def test_one_file_is_enough(cotkit):
-    "--test-share makes a test split that train never sees"
+    "--test-size makes a test split that train never sees"
     write_jsonl('mine.jsonl', RAW)
     ids = [{r['problem_id'] for r in read_jsonl('rationales.jsonl')} for split in ('train+validation', 'test')
-           if cotkit(f'collect --task mine.jsonl --test-share 0.3 --split {split} --oracle 1.0')[0] == 0]
+           if cotkit(f'collect --task mine.jsonl --test-size 0.3 --split {split} --oracle 1.0')[0] == 0]
     assert len(ids) == 2 and not ids[0] & ids[1] and len(ids[0] | ids[1]) == 60 and ids[1]
     assert '--test-size' in cotkit('collect --task mine.jsonl --split test --oracle 1.0')[2]
 
@@ -447,26 +439,26 @@ def test_curate_keeps_test_questions_out(cotkit):
     write_jsonl('data/test.jsonl', [{**RAW[40], 'question': RAW[0]['question'].upper(), 'answer': RAW[0]['answer']}, *RAW[41:]])
     cotkit('collect --task data --oracle 1.0 --split train+validation')
     code, out, _ = cotkit('curate --task data --split train+validation --rationales rationales.jsonl --json')
-    assert code == 0 and last(out)['dropped'] == {'in test split': 1}
-    code, out, _ = cotkit('distill --task data --recipe label-only --student nano --steps 1 --out run --json')
+    assert code == 0 and last(out)['dropped'] == {'contaminated': 1}
+    code, out, _ = cotkit('distill --task data --format answer-only --student nano --max-steps 1 --out run --json')
     assert code == 0 and last(out)['in_test_split'] == 1 and last(out)['examples'] == 35
 
 
 def test_curate_keeps_test_questions_out_of_one_file(cotkit):
-    "The test split that --test-share draws is kept out too, and so is it from training"
-    task = '--task mine.jsonl --test-share 0.3'
+    "The test split that --test-size draws is kept out too, and so is it from training"
+    task = '--task mine.jsonl --test-size 0.3'
     write_jsonl('mine.jsonl', RAW)
     assert cotkit(f'collect {task} --split test --oracle 1.0')[0] == 0
     tested = {r['problem_id'] for r in read_jsonl('rationales.jsonl')}
     write_jsonl('mine.jsonl', [*RAW, *({**row, 'id': f"{row['id']}-again"} for row in RAW if row['id'] in tested)])
     assert cotkit(f'collect {task} --oracle 1.0')[0] == 0
     code, out, _ = cotkit(f'curate {task} --rationales rationales.jsonl --out kept.jsonl --json')
-    dropped = last(out)['dropped']['in test split']
+    dropped = last(out)['dropped']['contaminated']
     assert code == 0 and dropped > 5
     cotkit(f'collect {task} --split test --oracle 1.0 --out test.jsonl')
     texts = [{' '.join(r['text'].split()) for r in read_jsonl(name)} for name in ('kept.jsonl', 'test.jsonl')]
     assert texts[0] and not texts[0] & texts[1]
-    code, out, _ = cotkit(f'distill {task} --rationales kept.jsonl --student nano --steps 1 --out run --json')
+    code, out, _ = cotkit(f'distill {task} --rationales kept.jsonl --student nano --max-steps 1 --out run --json')
     assert code == 0 and last(out)['in_test_split'] == dropped
 
 
@@ -478,10 +470,10 @@ def test_a_person_reads_accuracies_with_their_intervals(cotkit):
 
 def test_other_splits_and_other_tasks_are_noticed(cotkit, here):
     "A student of one division of a file is not tested in silence on another, and a report is about its own problems"
-    assert cotkit('collect --task data/train.jsonl --test-share 0.2 --oracle 1.0')[0] == 0
-    assert cotkit('distill --task data/train.jsonl --test-share 0.2 --rationales rationales.jsonl --recipe chain-of-thought --student nano --steps 2 --out run')[0] == 0
+    assert cotkit('collect --task data/train.jsonl --test-size 0.2 --oracle 1.0')[0] == 0
+    assert cotkit('distill --task data/train.jsonl --test-size 0.2 --rationales rationales.jsonl --format zero-shot-cot --student nano --max-steps 2 --out run')[0] == 0
     for share, warned in ((0.2, False), (0.3, True)):
-        code, _, err = cotkit(f'evaluate --task data/train.jsonl --test-share {share} --student run --out e.json --max-new-tokens 4')
+        code, _, err = cotkit(f'evaluate --task data/train.jsonl --test-size {share} --student run --out e.json --max-new-tokens 4')
         assert code == 0 and ('trained on other splits' in err) == warned
     code, _, err = cotkit('report --task data/test.jsonl --evaluations e.json')
     assert code == 2 and 'outputs are about problems that this task does not have' in err and not (here/'report.html').exists()

@@ -1,15 +1,16 @@
 "Curation: what is cut, what is dropped, and that nothing is lost on the way"
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from cotkit.data.core import CotkitError, Problem, Rationale, TokenLogprob
-from cotkit.data.formats import contaminated
-from cotkit.teachers.curate import REASONS, Dropped, curate, majority_vote, read_rationale, training_span
-from cotkit.data.formats import StepByStep, ZeroShotCoT
+from cotkit.teachers.curate import PRESETS, REASONS, Dropped, NoReasoning, OverQuota, curate, majority_vote, read_rationale, training_span
+from cotkit.data.formats import StepByStep, ZeroShotCoT, contaminated
 
 DATA = Path(__file__).resolve().parents[2] / 'shared' / 'data'
 FORMAT = ZeroShotCoT()
@@ -56,21 +57,21 @@ def test_decimal_point_does_not_end_the_answer():
 
 @pytest.mark.parametrize('text, reason', [
     (GOOD, 'kept'), ('', 'empty'), ('  \n ', 'empty'), ('\n\nQ: What else?\nA: The answer is 11.', 'empty'),
-    ('I cannot say.', 'unreadable'), ('Ann has 9 apples now I think. The answer is 9.', 'wrong'),
+    ('I cannot say.', 'unparsed'), ('Ann has 9 apples now I think. The answer is 9.', 'wrong'),
     ('The answer is 11.', 'no reasoning'), ('11. The answer is 11.', 'no reasoning'), ('11', 'no reasoning')])
 def test_reasons(text, reason): assert reasons(text) == [reason]
 
 
 def test_keep_excuses_only_what_it_says():
     texts = [GOOD, 'Ann has 9 apples now I think. The answer is 9.', 'I cannot say.', 'The answer is 11.', '']
-    assert reasons(*texts) == ['kept', 'wrong', 'unreadable', 'no reasoning', 'empty']
-    assert reasons(*texts, keep='parsed') == ['kept', 'kept', 'unreadable', 'no reasoning', 'empty']
+    assert reasons(*texts) == ['kept', 'wrong', 'unparsed', 'no reasoning', 'empty']
+    assert reasons(*texts, keep='parsed') == ['kept', 'kept', 'unparsed', 'no reasoning', 'empty']
     assert reasons(*texts, keep='all') == ['kept', 'kept', 'kept', 'kept', 'empty']
     with pytest.raises(CotkitError, match='correct, parsed, all'): curate([about(GOOD)], [APPLES], FORMAT, keep='right')
 
 
 def test_bare_numbers_are_kept_when_asked():
-    assert reasons('The answer is 11.', min_words=0) == ['kept']
+    assert reasons('The answer is 11.', filters=[NoReasoning(0)]) == ['kept']
 
 
 def test_duplicates_are_told_by_normalised_text_and_problem():
@@ -80,26 +81,83 @@ def test_duplicates_are_told_by_normalised_text_and_problem():
 
 
 def test_operators_and_decimals_tell_rationales_apart():
-    assert reasons('She has 3 + 8 = 11. The answer is 11.', 'She has 3 * 8 = 11. The answer is 11.', min_words=0) == ['kept', 'kept']
+    assert reasons('She has 3 + 8 = 11. The answer is 11.', 'She has 3 * 8 = 11. The answer is 11.', filters=[NoReasoning(0)]) == ['kept', 'kept']
     assert reasons('She has 1.5 and 9.5 then. The answer is 11.', 'She has 15 and 95 then. The answer is 11.') == ['kept', 'kept']
 
 
 def test_per_problem_takes_the_first():
-    assert reasons(*[f'{i} words of thought here. The answer is 11.' for i in range(4)], per_problem=2) == ['kept', 'kept', 'surplus', 'surplus']
+    assert reasons(*[f'{i} words of thought here. The answer is 11.' for i in range(4)], filters=[OverQuota(2)]) == ['kept', 'kept', 'over quota', 'over quota']
 
 
-def test_cut_short_is_told_from_a_run_on():
+def test_truncated_is_told_from_a_run_on_by_how_the_completion_ended():
+    "Nobody has to pass a limit: the rationale knows how it ended"
     sum_in_the_middle = 'The bags hold 4 * 2 = 8 apples. So Ann has 3 + 11'
     run_on = f'{GOOD}\n\nQ: Ben has'
     assert reasons(sum_in_the_middle, run_on) == ['kept', 'kept']
-    assert reasons(sum_in_the_middle, run_on, limited={'key 0', 'key 1'}) == ['cut short', 'kept']
-    said = [about(sum_in_the_middle, tokens=16), about(GOOD, sample=1, tokens=15)]
-    assert [d.reason for d in curate(said, [APPLES], FORMAT, max_tokens=16).dropped] == ['cut short']
+    ended = [about(text, sample=i, finish_reason='length') for i, text in enumerate((sum_in_the_middle, run_on))]
+    for keep in ('correct', 'parsed'):
+        curated = curate(ended, [APPLES], FORMAT, keep=keep)
+        assert curated.by_reason() == {'truncated': 1} and [r.sample for r in curated.kept] == [1]
+    assert len(curate(ended, [APPLES], FORMAT, keep='all').kept) == 2
+
+
+def test_a_sum_at_the_limit_is_no_answer_even_if_it_is_the_right_number():
+    twelve = Problem('p', 'How many?', '12')
+    cut = Rationale('p', 'There are 3 bags with 4 apples each, so we compute 3 * 4 = 12', finish_reason='length')
+    assert curate([cut], [twelve], FORMAT).by_reason() == {'truncated': 1}
+
+
+def test_rationales_without_a_finish_reason_are_read_as_before():
+    old = {'problem_id': 'apples-1', 'text': GOOD, 'answer': None, 'correct': None, 'sample': 0, 'teacher': 't', 'request': 'k', 'logprobs': [], 'tokens': 16}
+    assert len(curate([Rationale.from_dict(old)], [APPLES], FORMAT).kept) == 1
+
+
+def test_thinking_in_an_old_text_is_not_taught():
+    "Stores from before thinking was kept apart have it in the text"
+    raw = 'Maybe the answer is 12.\n</think>\n\nSo Ann has 3 + 8 = 11 apples. The answer is 11.'
+    read = read_rationale(about(raw), APPLES, FORMAT)
+    assert read.text == 'So Ann has 3 + 8 = 11 apples. The answer is 11.' and read.correct and 'Maybe' in read.thinking
+    assert reasons('<think>\nOkay, 3 + 8. The answer is 11? Let me check') == ['empty']
+
+
+def test_a_lenient_reading_needs_a_gold_answer():
+    "Where nobody can check the number, it must be stated as the answer"
+    unlabelled = dataclasses.replace(APPLES, answer='')
+    sorry = "I'm sorry, but I can't help with that. My knowledge ends in 2021."
+    assert reasons(sorry, GOOD, problem=unlabelled, keep='parsed') == ['unstated', 'kept']
+    assert reasons('So Ann has 3 + 8 = 11 apples', keep='parsed') == ['kept']
+
+
+def test_a_list_of_filters_decides():
+    texts = [GOOD, 'Ann has 9 apples now I think. The answer is 9.', 'The answer is 11.']
+    assert reasons(*texts, keep=[]) == ['kept'] * 3
+    assert reasons(*texts, keep=['wrong']) == ['kept', 'wrong', 'kept']
+    assert reasons(*texts, keep=['no_reasoning', {'filter': 'no_reasoning', 'min_words': 100}]) == ['no reasoning'] * 3
+    with pytest.raises(CotkitError, match='no filter .unparsd.*Did you mean unparsed'): reasons(GOOD, keep=['unparsd'])
+    with pytest.raises(CotkitError, match='It has: per_problem'): reasons(GOOD, filters=[{'filter': 'over_quota', 'most': 2}])
+    with pytest.raises(CotkitError, match='It has: none'): reasons(GOOD, filters=[{'filter': 'wrong', 'most': 2}])
+
+
+def test_filters_of_ones_own_survive_save_and_load_in_another_process(tmp_path):
+    (tmp_path/'mine.py').write_text('from dataclasses import dataclass\nfrom cotkit.teachers.curate import register_filter\n'
+        '@register_filter\ndef shouted(reading): return "shouted" if reading.rationale.text.isupper() else None\n'
+        '@register_filter("longer_than")\n@dataclass(frozen=True)\nclass LongerThan:\n    words: int = 5\n'
+        '    def __call__(self, reading): return "too long" if len(reading.rationale.text.split()) > self.words else None\n')
+    program = ('import json, sys; sys.path.insert(0, sys.argv[1]); import mine; from cotkit.teachers.curate import curate; '
+               'from cotkit.data.core import Problem, Rationale; from cotkit.data.formats import ZeroShotCoT; '
+               'c = curate([Rationale("p", "SO THE ANSWER IS 3."), Rationale("p", "we count one two three apples. The answer is 3.", sample=1)], [Problem("p", "How many?", "3")], '
+               'ZeroShotCoT(), keep=[], filters=%s); print(json.dumps([c.to_dict()["filters"], c.by_reason()]))')
+    def run(filters):
+        ran = subprocess.run([sys.executable, '-c', program % filters, str(tmp_path)], capture_output=True, text=True)
+        return json.loads(ran.stdout)
+    saved, found = run('[mine.shouted, mine.LongerThan(words=4)]')
+    assert saved == [{'filter': 'shouted'}, {'filter': 'longer_than', 'words': 4}] and found == {'shouted': 1, 'too long': 1}
+    assert run(saved) == [saved, found]
 
 
 def test_test_questions_are_kept_out():
     test = Problem('test-1', '  ann HAS 3 apples; she buys 4 bags with 2 apples each. How many apples does Ann have now', '11')
-    assert reasons(GOOD, held_out=[test]) == ['in test split']
+    assert reasons(GOOD, held_out=[test]) == ['contaminated']
     assert contaminated([APPLES], [dataclasses.replace(test, question=test.question.replace('3', '4'))]) == set()
 
 
@@ -109,14 +167,14 @@ def test_numbers():
     row = json.loads(json.dumps(curated.to_dict()))
     assert row | {'rationales': 4, 'parsed': 2, 'correct': 1, 'kept': 1, 'problems': 2, 'covered': 1} == row
     assert row['accuracy'] == pytest.approx(1 / 3) and row['low'] < 1 / 3 < row['high']
-    assert row['dropped'] == {'unknown problem': 1, 'unreadable': 1, 'wrong': 1}
+    assert row['dropped'] == {'unknown problem': 1, 'unparsed': 1, 'wrong': 1}
     assert (curated.first.correct, curated.first.n) == (1, 1)
     assert '33.3 %' in curated._repr_html_() and len(repr(curated)) < 200
 
 
 def test_accuracy_does_not_depend_on_what_is_kept():
     said = [about(t, sample=i) for i, t in enumerate([GOOD, GOOD, 'The answer is 9.', 'Hm.', ''])]
-    found = [curate(said, [APPLES], FORMAT, keep=keep, per_problem=n).accuracy for keep in ('correct', 'parsed', 'all') for n in (None, 1)]
+    found = [curate(said, [APPLES], FORMAT, keep=keep, filters=[OverQuota(n)] if n else []).accuracy for keep in ('correct', 'parsed', 'all') for n in (None, 1)]
     assert {(a.correct, a.n) for a in found} == {(2, 5)}
 
 
@@ -215,12 +273,13 @@ def test_without_gold_answers_nothing_is_right_or_wrong():
     unlabelled = dataclasses.replace(APPLES, answer='')
     said = [about(GOOD), about('The bags hold 4 * 2 = 9 apples, so 12. The answer is 12.'), about('I do not know how many apples she has.')]
     curated = curate(said, [unlabelled], FORMAT, keep='parsed')
-    assert [r.answer for r in curated.kept] == ['11', '12'] and curated.by_reason() == {'unreadable': 1}
+    assert [r.answer for r in curated.kept] == ['11', '12'] and curated.by_reason() == {'unparsed': 1}
     assert {r.correct for r in curated.kept} == {None} and curated.accuracy is curated.first is None
-    assert json.loads(json.dumps(curated.to_dict())) == {'rationales': 3, 'parsed': 2, 'kept': 2, 'problems': 1, 'covered': 1, 'dropped': {'unreadable': 1}}
+    assert json.loads(json.dumps(curated.to_dict())) == {'rationales': 3, 'parsed': 2, 'kept': 2, 'problems': 1, 'covered': 1, 'dropped': {'unparsed': 1},
+        'filters': [{'filter': name} | ({'min_words': 3} if name == 'no_reasoning' else {}) for name in PRESETS['parsed']]}
     assert 'accuracy' not in curated._repr_html_()
     with pytest.raises(CotkitError, match='no gold answers.*parsed'): curate(said, [unlabelled], FORMAT)
     half = curate([*said, about(GOOD, SUBJECT)], [unlabelled, SUBJECT], FORMAT, keep='all')
     assert half.accuracy.n == 1 and len(half.kept) == 4
     both = curate([*said, about(GOOD), about('It is what you solve. The answer is (d) math problem.', SUBJECT)], [unlabelled, SUBJECT], FORMAT)
-    assert [r.problem_id for r in both.kept] == ['subject'] and both.by_reason() == {'unreadable': 1, 'no gold answer': 3}
+    assert [r.problem_id for r in both.kept] == ['subject'] and both.by_reason() == {'unparsed': 1, 'no gold answer': 3}

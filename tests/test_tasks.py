@@ -8,7 +8,9 @@ from hypothesis import given, settings, strategies as st
 
 from cotkit.data import files, tasks
 from cotkit.data.answers import Accuracy, is_correct, published_correct, read_answer
-from cotkit.data.core import CotkitError, Problem, from_dataset
+from cotkit.data.core import CotkitError, Problem, Rationale, from_dataset
+from cotkit.data.formats import ZeroShotCoT
+from cotkit.teachers.curate import curate
 from cotkit.data.tasks import NLI_LABELS, Columns, DataConfig, Splitting, Task, hash_split, load_data, load_task, register_task, task_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,7 +115,7 @@ def test_gsm8k_takes_the_last_mark_of_a_hostile_answer(tmp_path):
 def test_svamp_in_both_schemas():
     hub, recorded = load_task('svamp', SAMPLES/'tasks_svamp'), load_task('svamp', SAMPLES/'tasks_svamp_recorded')
     assert [p.question for p in hub['train']] == [p.question for p in recorded['train']] and [p.answer for p in hub['train']] == [p.answer for p in recorded['train']]
-    assert hub['train'][0].id == 'own-1' and hub['train'][0].kind == 'expression' and recorded['train'][0].id == 'svamp-train-1'
+    assert hub['train'][0].id == 'own-1' and hub['train'][0].kind == 'expression' and recorded['train'][0].id == dataclasses.replace(recorded['train'][0], id='').id
     assert [p.answer for p in load_task('svamp', SAMPLES/'tasks_svamp_recorded', target='number')['train']] == ['42', '3']
 
 
@@ -128,7 +130,7 @@ def test_labels_and_rationales():
 @given(st.integers(0, 2000), st.integers(0, 3))
 @settings(max_examples=20)
 def test_carving_takes_the_share_whatever_the_order(n, seed):
-    problems = [Problem(str(i), 'q', '1') for i in range(n)]
+    problems = [Problem(str(i), f'How many are {i}?', '1') for i in range(n)]
     rest, taken = hash_split(problems, 0.1, seed, exact=True)
     assert len(taken) == -(-n//10) and sorted(rest + taken, key=lambda p: int(p.id)) == problems
     assert {p.id for p in hash_split(problems[::-1], 0.1, seed, exact=True)[1]} == {p.id for p in taken}
@@ -146,17 +148,22 @@ def test_a_task_shows_escapes_and_joins():
 
 
 def test_registry_passes_what_a_loader_takes():
-    @register_task('tasks-test', 'tasks-test-alias')
+    @register_task('tasks-test')
     def load(size: int = 1, seed: int = 0) -> Task: return Task('t', {'train': [Problem(f'{seed}-{i}', 'q', '1') for i in range(size)]})
     try:
-        assert 'tasks-test' in task_names() and [p.id for p in load_task('tasks-test-alias', seed=4, size=2)['train']] == ['4-0', '4-1']
+        assert 'tasks-test' in task_names() and [p.id for p in load_task('tasks-test', seed=4, size=2)['train']] == ['4-0', '4-1']
         with pytest.raises(CotkitError, match='has no option .path.'): load_task('tasks-test', path='x')
-    finally:
-        del tasks._LOADERS['tasks-test'], tasks._ALIASES['tasks-test-alias']
+    finally: del tasks.TASKS._known['tasks-test']
+
+
+def test_every_task_of_the_package_is_known_without_importing_its_module():
+    code = 'import sys; from cotkit.data.tasks import load_task; print(len(load_task("generic", train=16, validation=8, test=8)["train"]), "pandas" in sys.modules, "torch" in sys.modules)'
+    said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)}, check=True).stdout
+    assert said.split() == ['16', 'False', 'False']
 
 
 @pytest.mark.parametrize('call, words', [
-    (lambda: load_task('gsm8'), ['gsm8k', 'Did you mean']), (lambda: load_task('nothing like it'), ['Known:', 'svamp']), (lambda: load_task('svamp', SAMPLES/'tasks_svamp', color=1), ['color', 'target']),
+    (lambda: load_task('gsm8'), ['gsm8k', 'Did you mean']), (lambda: load_task('nothing like it'), ['One of:', 'svamp', 'import']), (lambda: load_task('svamp', SAMPLES/'tasks_svamp', color=1), ['color', 'target']),
     (lambda: load_task('svamp', SAMPLES/'tasks_svamp', target='word'), ['target', 'equation']), (lambda: load_task('svamp', SAMPLES/'nowhere'), ['no such file', 'nowhere']),
     (lambda: load_task('svamp', SAMPLES/'tasks_svamp')['dev'], ["'dev'", 'train (2)']),
     (lambda: load_task('svamp', SAMPLES/'tasks_svamp').recorded('train', 'palm_540b'), ['palm_540b', 'Type']), (lambda: load_task('svamp', SAMPLES/'tasks_multiarith'), ['test.jsonl:1', 'is missing']),
@@ -182,7 +189,7 @@ FINE_CHOICE = '{"question": "Where?", "answer": "zoo", "choices": ["park", "zoo"
     ('{"question": " ", "answer": 1}', 'question', 'is empty'), ('{"question": ["a"], "answer": 1}', 'question', 'is a list'), ('[1]', None, 'a list, not an object'),
     ('{"question": "q", "answer": "1", "choices": ["2", "3"]}', 'answer', 'One of: 2, 3'), ('{"question": "q", "answer": "1", "choices": ["1"]}', 'choices', 'at least two'),
     ('{"question": "\\ud800", "answer": "1"}', 'question', 'surrogate'), ('{"question": "q", "answer": "1", "note": ["\\udfff"]}', 'note', 'surrogate'), ('{"question": "q", "answer": {}}', 'answer', 'is a dict'),
-    ('{"id": "fine-train-1", "question": "q", "answer": "1"}', 'id', 'line 1')])
+    ('{"id": "%s", "question": "q", "answer": "1"}' % Problem('', **json.loads(FINE)).id, 'id', 'line 1')])
 def test_a_bad_line_is_named(line, field, words, tmp_path):
     path = tmp_path/'fine.jsonl'
     path.write_text(f'{FINE if "choices" not in line else FINE_CHOICE}\n\n{line}\n')
@@ -388,3 +395,112 @@ def test_a_test_share_touches_no_test_file(tmp_path):
     with pytest.raises(CotkitError, match=r'no split .test.*test_size=0\.1.*--test-size'): plain['test']
     for bad in ({'test_size': 1}, {'test_size': -0.1}, {'validation_size': 2}):
         with pytest.raises(CotkitError, match='A share from 0'): Splitting(**bad)
+
+# ids
+
+
+def write_lines(path, rows):
+    path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    return path
+
+
+def test_a_deleted_line_moves_no_rationale_to_another_question(tmp_path):
+    "Collected, a line deleted, curated: every rationale is still about its question, in a file without ids"
+    rows = [{'question': f'Ann has {i} apples and buys {i}. How many?', 'answer': 2*i, 'steps': [f'Ann has {i} + {i} = {2*i} apples.']} for i in range(1, 25)]
+    before = Task.from_jsonl(write_lines(tmp_path/'mine.jsonl', rows))
+    rationales = [Rationale(p.id, f'{p.gold_steps[0]} The answer is {p.answer}.') for p in before['train+validation']]
+    after = Task.from_jsonl(write_lines(tmp_path/'mine.jsonl', rows[:3] + rows[4:]))
+    problems = after['train+validation']
+    curated = curate(rationales, problems, ZeroShotCoT(), keep='correct')
+    assert sorted(r.problem_id for r in curated.kept) == sorted(p.id for p in problems) and len(problems) == 23
+    by_id = {p.id: p for p in problems}
+    assert all(by_id[r.problem_id].gold_steps[0] in r.text for r in curated.kept)
+    assert {p.id for p in after['validation']} - {p.id for p in before['validation']} <= {p.id for p in before['train']}
+
+
+def test_ids_that_are_numbers_or_missing(tmp_path):
+    rows = [{'id': i, 'question': f'q{i}', 'answer': i} for i in range(3)]
+    assert [p.id for p in Task.from_jsonl(write_lines(tmp_path/'a.jsonl', rows))['train']] == ['0', '1', '2']
+    mixed = [{'id': None, 'question': 'q0', 'answer': 0}, {'id': '', 'question': 'q1', 'answer': 1}, {'id': 0.0, 'question': 'q2', 'answer': 2}]
+    assert [p.id for p in Task.from_jsonl(write_lines(tmp_path/'b.jsonl', mixed))['train']] == [Problem('', 'q0', '').id, Problem('', 'q1', '').id, '0']
+    qid = [{'qid': 0, 'question': 'Is it?', 'answer': True}]
+    assert load_task('strategyqa', write_rows(tmp_path/'s', {'test': qid}))['test'][0].id == '0'
+
+
+def test_a_question_without_id_that_is_repeated_has_a_number_behind_its_id(tmp_path):
+    same, shouted = {'question': 'How many?', 'answer': 1}, {'question': 'HOW MANY', 'answer': 2}
+    folder = write_rows(tmp_path/'mine', {'train': [same, same, shouted], 'test': [same]})
+    task, id = Task.from_jsonl(folder), Problem('', 'How many?', '').id
+    assert sorted(p.id for p in task['train+test']) == [id, f'{id}-2', f'{id}-3', f'{id}-4']
+
+
+def test_a_question_is_never_on_both_sides_of_a_split():
+    problems = [Problem(f'{i}-{again}', f'How many are {i}{end}', '1') for i in range(200) for again, end in enumerate(('?', '', ' ?!'))]
+    for exact in (False, True):
+        rest, taken = hash_split(problems, 0.3, exact=exact)
+        assert len(taken) % 3 == 0 and not {p.id.split('-')[0] for p in rest} & {p.id.split('-')[0] for p in taken}
+
+# values
+
+
+@pytest.mark.parametrize('value', ['NaN', 'Infinity', '-Infinity'])
+def test_an_answer_that_is_no_number_is_named_with_its_line(value, tmp_path):
+    path = tmp_path/'own.jsonl'
+    path.write_text('{"question": "a", "answer": 1}\n{"question": "b", "answer": %s}\n' % value)
+    with pytest.raises(CotkitError, match=r'own\.jsonl:2: field "answer": is -?(nan|inf)'): Task.from_jsonl(path)
+    path.write_text('{"question": "a", "answer": 1, "note": NaN, "steps": NaN, "id": NaN}\n')
+    problem = Task.from_jsonl(path)['train'][0]
+    assert problem.answer == '1' and problem.meta == {} and problem.gold_steps == () and problem.id != 'nan'
+
+
+def test_numbers_of_arrow_columns_are_those_that_were_written(tmp_path):
+    "float32 and float16 with the shortest digits that are the same number, decimals with all of theirs"
+    import pyarrow as pa
+    from datasets import Dataset
+    from decimal import Decimal
+    from pyarrow import parquet
+    single = [5.3, 0.1, -2.5, 16777216.0, 1e-7]
+    columns = {'question': pa.array([f'q{i}' for i in range(5)]), 'answer': pa.array(single, pa.float32()),
+               'half': pa.array([0.1]*5, pa.float16()), 'many': pa.array([[0.1, 5.3]]*5, pa.list_(pa.float32())), 'one': pa.array([{'x': 0.7}]*5, pa.struct([('x', pa.float32())]))}
+    parquet.write_table(pa.table(columns), tmp_path/'single.parquet')
+    problems = Task.from_jsonl(tmp_path/'single.parquet')['train']
+    assert [p.answer for p in problems] == ['5.3', '0.1', '-2.5', '16777216', '1e-07']
+    assert problems[0].meta == {'half': 0.1, 'many': [0.1, 5.3], 'one': {'x': 0.7}} and is_correct(problems[0], '5.3')
+    decimals = pa.array([Decimal('1.50'), Decimal('100.00')], pa.decimal128(10, 2))
+    parquet.write_table(pa.table({'question': ['a', 'b'], 'answer': decimals}), tmp_path/'decimal.parquet')
+    assert [p.answer for p in Task.from_jsonl(tmp_path/'decimal.parquet')['train']] == ['1.50', '100.00']
+    Dataset(pa.table({name: columns[name] for name in ('question', 'answer')})).save_to_disk(tmp_path/'saved')
+    assert [p.answer for p in Task.from_jsonl(tmp_path/'saved')['train']] == [p.answer for p in problems]
+
+
+@pytest.mark.parametrize('choices, answer, gold', [
+    (['Paris', 'Rome', 'Oslo', 'Bern'], 2, 'Oslo'), (['Paris', 'Rome'], 0, 'Paris'), (['Paris', 'Rome'], 1.0, 'Rome'), (['Paris', 'Rome'], 'b', 'Rome'), (['Paris', 'Rome'], 'Rome', 'Rome'),
+    (['0', '1', '2'], 2, '2'), (['7', '8'], 8, '8'), (['1', '2', '3', '4'], '3', '3'), (['1', '2', '3', '4'], 'C', '3'),
+    (['1', '2', '3', '4'], 3, None), (['1', '2', '3', '4'], 1, None), (['Paris', 'Rome'], 2, None), (['Paris', 'Rome'], '1', None), (['Paris', 'Rome'], -1, None)])
+def test_an_integer_among_choices_is_an_index_or_refused(choices, answer, gold, tmp_path):
+    path = write_lines(tmp_path/'own.jsonl', [{'question': 'capital?', 'choices': choices, 'answer': answer}])
+    if gold: assert Task.from_jsonl(path)['train'][0].answer == gold
+    else:
+        with pytest.raises(CotkitError, match=r'own\.jsonl:1: field "answer"'): Task.from_jsonl(path)
+
+
+def test_labels_may_be_indices_of_those_that_are_named(tmp_path):
+    path = write_lines(tmp_path/'own.jsonl', [{'question': f'q{i}', 'answer': i % 2} for i in range(4)])
+    assert [p.answer for p in Task.from_jsonl(path, labels=['bad', 'good'])['train']] == ['bad', 'good'] * 2
+    assert [p.answer for p in Task.from_jsonl(path, kind='label')['train']] == ['0', '1'] * 2
+
+# settings
+
+
+def test_data_settings_name_a_task_and_its_problems(tmp_path):
+    path = one_file(tmp_path/'mine.jsonl', 40)
+    task, problems = load_data(DataConfig(str(path), split='train+test', limit=5, test_size=0.2, data_seed=1))
+    assert list(task.splits) == ['train', 'validation', 'test'] and problems == task['train'][:5]
+    blank, problems = load_data(DataConfig(str(path), unlabelled=True, kind='text'))
+    assert {p.answer for p in problems} == {''} and blank.kind == 'text'
+    _, problems = load_data(DataConfig('svamp', path=str(SAMPLES/'tasks_svamp'), split='test'))
+    assert len(problems) == 1 and problems[0].kind == 'expression'
+    for option in ({'unlabelled': True}, {'test_size': 0.1}, {'kind': 'text'}):
+        with pytest.raises(CotkitError, match='for a file of your own'): load_data(DataConfig('svamp', **option))
+    with pytest.raises(CotkitError, match='Did you mean'): load_data(DataConfig('svampp'))
+    with pytest.raises(CotkitError, match='no such file'): load_data(DataConfig(str(tmp_path/'nowhere.jsonl')))

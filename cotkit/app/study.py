@@ -160,7 +160,8 @@ def show_table(
 ) -> Styler:                              # without row numbers
     "A table for a page"
     import pandas as pd
-    return pd.DataFrame(list(rows), columns=columns).style.hide(axis='index').set_uuid(name)
+    table = pd.DataFrame(list(rows), columns=columns).style.format(escape='html')
+    return table.hide(axis='index').set_uuid(name)
 
 
 def verdict_table(

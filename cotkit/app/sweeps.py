@@ -127,7 +127,7 @@ def heartbeat(
         thread.join()
 
 # %% ../../nbs/app/69_sweeps.ipynb #1b3f2679
-PATIENCE = 120.0 # seconds without a heartbeat after which a process on another machine counts as dead
+PATIENCE = 120.0 # seconds without a heartbeat until a process elsewhere counts as dead
 
 
 def _config(config: Any) -> Any:

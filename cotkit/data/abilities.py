@@ -66,7 +66,8 @@ def _compare(u: _Uniform) -> _Drawn:
     a = int(u() * 1000)
     b = (a + 1 + int(u() * 999)) % 1000
     small, large = sorted((a, b))
-    return _Drawn(f'Which is larger: {a} or {b}?', str(large), 'number', steps=(f'{large} > {small}.',))
+    question, steps = f'Which is larger: {a} or {b}?', (f'{large} > {small}.',)
+    return _Drawn(question, str(large), 'number', steps=steps)
 
 # %% ../../nbs/data/06_abilities.ipynb #1a1d1c51
 def _parity(u: _Uniform) -> _Drawn:
@@ -114,7 +115,8 @@ def ability_problems(
         question, answer, kind, choices, steps = draw(u)
         if split_of(question) != split: return None
         id = f'{ability}-{content_digest(question)}'
-        return question, Problem(id, question, answer, kind, choices, steps, (), {'ability': ability})
+        meta = {'ability': ability}
+        return question, Problem(id, question, answer, kind, choices, steps, (), meta)
     return distinct_problems(n, made)
 
 # %% ../../nbs/data/06_abilities.ipynb #1ffcc816
@@ -137,7 +139,7 @@ def generic_task(
     validation: int = 400,   # validation problems of all abilities together
     test: int = 800,         # test problems of all abilities together
     seed: int = 0,           # the same seed gives the same task
-) -> Task:                   # splits train, validation, test (all abilities in turn), and a test split per ability
+) -> Task:                   # train, validation, test, and a test split per ability
     "All generic abilities as one task"
     sizes = {'train': train, 'validation': validation, 'test': test}
     each = {split: [ability_problems(o, -(-n // len(ABILITIES)), seed, split) for o in ABILITIES]

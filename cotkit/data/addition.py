@@ -30,7 +30,8 @@ def scratchpad(
     columns = max(len(left), len(right))
     for column in range(columns + 1):
         remaining = f'{_spaced(left)} + {_spaced(right)}' if left or right else ''
-        lines.append(' '.join(o for o in (remaining.strip(), ',', _spaced(done), 'C:', str(carry)) if o))
+        words = remaining.strip(), ',', _spaced(done), 'C:', str(carry)
+        lines.append(' '.join(o for o in words if o))
         if column == columns: break
         total = int(left[-1:] or 0) + int(right[-1:] or 0) + carry
         left, right, done = left[:-1], right[:-1], f'{total % 10}{done}'
@@ -46,7 +47,8 @@ def addition_problems(
 ) -> list[Problem]:                   # no question twice, both numbers equally long
     "Additions with Nye's scratchpad as steps; a `CotkitError` if there are not `n` different ones"
     if not 1 <= digits[0] <= digits[1]:
-        raise CotkitError(f'is {digits!r}', 'The fewest and the most digits, from 1.', field='digits')
+        remedy = 'The fewest and the most digits, from 1.'
+        raise CotkitError(f'is {digits!r}', remedy, field='digits')
     check_split(split)
     u = Random(f'addition {seed} {digits} {split}').random
 

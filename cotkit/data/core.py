@@ -74,7 +74,8 @@ class Registry(Mapping[str, _T]):
     def _add(self, name: str, entry: _T) -> _T:
         name = name or getattr(entry, 'name', '') or entry.__name__
         old, new = _origin(self._known.get(name, entry)), _origin(entry)
-        if old != new and not old.startswith('__main__.'):
+        again = f'__main__.{old.rpartition(".")[2]}'  # its own cell in a notebook that is run
+        if old not in (new, again) and new != again:
             raise CotkitError(f'{self.kind} {name!r} is already {old}', f'Give {new} another name.')
         self._known[name] = entry
         return entry

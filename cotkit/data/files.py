@@ -55,7 +55,8 @@ def _json_lines(path: Path) -> Iterator[SourceRow]:
 # %% ../../nbs/data/01_files.ipynb #7ae97996
 def _json_rows(path: Path) -> Iterator[SourceRow]:
     "Rows of a JSON list or of JSON lines, zipped or not"
-    try: raw = gzip.decompress(path.read_bytes()) if path.name.endswith('.gz') else path.read_bytes()
+    raw = path.read_bytes()
+    try: raw = gzip.decompress(raw) if path.name.endswith('.gz') else raw
     except (OSError, EOFError, zlib.error):
         raise CotkitError('is no whole gzip file', 'Fetch it again.', path) from None
     if raw.lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'['): yield from _json_list(raw, path)
@@ -85,9 +86,9 @@ def _shortest_float(value: float, bits: int) -> float:
     if not math.isfinite(value): return value
     for digits in range(1, 10):
         short = float(f'{value:.{digits}g}')
-        try:
-            if struct.unpack(_FLOATS[bits], struct.pack(_FLOATS[bits], short))[0] == value: return short
+        try: packed = struct.pack(_FLOATS[bits], short)
         except OverflowError: continue
+        if struct.unpack(_FLOATS[bits], packed)[0] == value: return short
     return value
 
 # %% ../../nbs/data/01_files.ipynb #ca77c531
@@ -95,7 +96,8 @@ def _arrow_value(value: Any, type: 'pyarrow.DataType') -> Any:
     "A value of an Arrow column as its writer meant it"
     from pyarrow import types
     if value is None: return None
-    if types.is_floating(type) and type.bit_width in _FLOATS: return _shortest_float(value, type.bit_width)
+    if types.is_floating(type) and type.bit_width in _FLOATS:
+        return _shortest_float(value, type.bit_width)
     if types.is_struct(type): return {o.name: _arrow_value(value[o.name], o.type) for o in type}
     if types.is_list(type) or types.is_large_list(type) or types.is_fixed_size_list(type):
         return [_arrow_value(o, type.value_type) for o in value]
@@ -139,14 +141,15 @@ def split_name(
 
 # %% ../../nbs/data/01_files.ipynb #afc68a84
 def local_rows(
-    path: str | Path,          # a file, a folder with a file per split, or what `save_to_disk` wrote
+    path: str | Path,          # a file, a folder of them, or what `save_to_disk` wrote
     config: str | None = None, # a configuration, whose folder is looked into as well
 ) -> Sources:                  # rows by the name of their split
     "The rows under a path, by the name of their split"
     path = Path(path).expanduser()
     if path.is_file(): return {path.name[:-len(_ending(path) or '')] or path.name: _file_rows(path)}
     if not path.is_dir(): raise CotkitError('no such file or folder', 'Check the path.', path)
-    if (path/'dataset_dict.json').is_file() or (path/'state.json').is_file(): return _saved_rows(path)
+    if (path/'dataset_dict.json').is_file() or (path/'state.json').is_file():
+        return _saved_rows(path)
     for folder in (path, *(path/name for name in (config, 'data') if name)):
         files = _folder_files(folder) if folder.is_dir() else {}
         if files:
@@ -172,7 +175,8 @@ def _folder_files(folder: Path) -> dict[str, list[Path]]:
 # %% ../../nbs/data/01_files.ipynb #274af881
 def _nearby_folders(path: Path) -> str:
     "What to do about a folder without data files: often one of its folders was meant"
-    inside = [o.name for o in sorted(path.iterdir()) if o.is_dir() and any(map(_ending, o.iterdir()))]
+    folders = (o for o in sorted(path.iterdir()) if o.is_dir())
+    inside = [o.name for o in folders if any(map(_ending, o.iterdir()))]
     if inside: return f'Name one of its folders: {", ".join(inside[:10])}.'
     endings = ', '.join(DATA_ENDINGS)
     return f'Put one file per split here, such as train.jsonl. Known endings: {endings}.'
@@ -183,15 +187,16 @@ def _saved_rows(path: Path) -> Sources:
     from datasets import DatasetDict, load_from_disk
     try: saved = load_from_disk(str(path))
     except Exception as e:
-        raise CotkitError(f'is no saved dataset ({type(e).__name__})', 'Write it again with save_to_disk.',
-                          path) from None
+        what = f'is no saved dataset ({type(e).__name__})'
+        raise CotkitError(what, 'Write it again with save_to_disk.', path) from None
     return _dataset_rows(saved if isinstance(saved, DatasetDict) else {'train': saved}, str(path))
 
 
 def _dataset_rows(splits: Mapping[str, 'datasets.Dataset'], place: str) -> Sources:
     "The rows of datasets, by the name of their split"
     def batches(dataset): return dataset.with_format('arrow').iter(batch_size=1000)
-    return {split: _arrow_rows(batches(dataset), f'{place} {split}') for split, dataset in splits.items()}
+    return {split: _arrow_rows(batches(dataset), f'{place} {split}')
+            for split, dataset in splits.items()}
 
 # %% ../../nbs/data/01_files.ipynb #dc47b15c
 def _hub_rows(repository: str, config: str | None) -> Sources:
@@ -259,7 +264,9 @@ def field_choices(
     "Labels and texts of choices"
     texts = value.get('text') if isinstance(value, Mapping) else value
     if not isinstance(texts, (list, tuple)) or len(texts) < 2:
-        raise CotkitError('is no list of at least two texts', 'Write ["park", "gravity"].', field='choices')
+        what = 'is no list of at least two texts'
+        raise CotkitError(what, 'Write ["park", "gravity"].', field='choices')
     labels = value.get('label') if isinstance(value, Mapping) else None
-    if labels is None or len(labels) != len(texts): labels = [chr(ord('A') + i) for i in range(len(texts))]
+    if labels is None or len(labels) != len(texts):
+        labels = [chr(ord('A') + i) for i in range(len(texts))]
     return [str(label).upper() for label in labels], tuple(field_text(o, 'choices') for o in texts)

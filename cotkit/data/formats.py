@@ -34,30 +34,33 @@ def answer_text(
     return f'({chr(97 + problem.choices.index(answer))}) {answer}'
 
 # %% ../../nbs/data/07_formats.ipynb #f2f25c12
-_MARKER = re.compile('|'.join(f'{re.escape(m)}' for m in MARKERS), re.IGNORECASE)
+_MARKER = re.compile('|'.join(map(re.escape, MARKERS)), re.IGNORECASE)
 _LEAD_WORDS = '|'.join((
     'therefore|thus|hence|so|then|and|now|finally|ultimately|overall|consequently|accordingly',
-    'in (?:conclusion|summary|short|total|the end)|to (?:sum up|conclude|summari[sz]e)|as a result',
-    '(?:this|that|which) (?:means|shows|gives|tells us)|it follows|(?:we|i|you) (?:can )?(?:know|see',
-    'get|find|say|think|believe|conclude)|final|correct|right|numerical|short|my|our|your|the|a|is',
-    'that|us|answer|conclusion|summary|solution|result|step [0-9]{1,2}'))
+    'in (?:conclusion|summary|short|total|the end)|to (?:sum up|conclude|summari[sz]e)',
+    'as a result|(?:this|that|which) (?:means|shows|gives|tells us)|it follows',
+    '(?:we|i|you) (?:can )?(?:know|see|get|find|say|think|believe|conclude)|final|correct|right',
+    'numerical|short|my|our|your|the|a|is|that|us|answer|conclusion|summary|solution|result',
+    'step [0-9]{1,2}'))
 _LEAD_IN = re.compile(rf'(?:[\W_]*(?:{_LEAD_WORDS})(?![^\W_]))*[\W_]*', re.IGNORECASE)
+_CONNECTIVES = re.compile(rf'(?:[\s,;:*_–—-](?:(?:{_LEAD_WORDS})\b)?)+$', re.IGNORECASE)
+
+# %% ../../nbs/data/07_formats.ipynb #4ffaf839
 _HEADING = re.compile(r'(?:final|answer|conclusion|summary|solution|result)', re.IGNORECASE)
 _LIST_NUMBER = re.compile(r'[\s#>*_-]*[0-9]{1,2}[.)]\s')
-_CONNECTIVES = re.compile(rf'(?:[\s,;:*_–—-](?:(?:{_LEAD_WORDS})\b)?)+$', re.IGNORECASE)
 _OPENING = re.compile(r'(?:\s|(?<!\S)[*_#>|`~•·"“‘(\[$]+|\\text\{|\\boxed\{|\\\[|\\\()+$')
 _SENTENCE_END = re.compile(r'[.!?…][*_"”’)]{0,3}\s')
 _ENDED = re.compile(r'[.!?…][*_"”’)]{0,3}$')
 _WINDOW = 80     # characters; what leads over to an answer is not longer
 _MOST_LEADS = 8  # sentences or headings of that kind
 
-# %% ../../nbs/data/07_formats.ipynb #211c25c1
+
 def _end_sub(pattern: re.Pattern, text: str) -> str:
     "A text without what matches at its end, looked for within the last characters only"
     text = text.rstrip()
     return text[:-_WINDOW] + pattern.sub('', text[-_WINDOW:])
 
-
+# %% ../../nbs/data/07_formats.ipynb #211c25c1
 def _without_lead_in(line: str) -> str:
     "The line before a marker, without signs and words at its end that only lead over to it"
     for _ in range(_MOST_LEADS):
@@ -68,11 +71,12 @@ def _without_lead_in(line: str) -> str:
         ends = [window + m.end() for m in _SENTENCE_END.finditer(line[window:])]
         begin = ends[-1] if ends else window
         item = number is not None and number.end() >= begin
-        if not _LEAD_IN.fullmatch(line, number.end() if item else begin) or window and not ends: break
+        leads = _LEAD_IN.fullmatch(line, number.end() if item else begin)
+        if not leads or window and not ends: break
         line = '' if item else line[:begin]
     return line
 
-
+# %% ../../nbs/data/07_formats.ipynb #6d86a946
 def _without_heading(text: str) -> str:
     "A text that stopped before an answer marker, without lead-in and without a heading above it"
     start = text.rfind('\n') + 1
@@ -84,41 +88,35 @@ def _without_heading(text: str) -> str:
         text = text[:len(text) - len(line)].rstrip()
     return text
 
-# %% ../../nbs/data/07_formats.ipynb #d9f0ca7b
-def _balanced(text: str) -> str:
+
+def _without_open_bold(text: str) -> str:
     "A text without the last bold sign if that was never closed in its paragraph"
     paragraph = text.rfind('\n\n') + 1
     if text.count('**', paragraph) % 2 == 0: return text
     at = text.rindex('**')
     return text[:at] + text[at + 2:]
 
-
-def _reasoning_and_ending(text: str) -> tuple[str, str, str]:
-    "The reasoning; what leads from it to the answer, if that is one sentence with it; the rest"
+# %% ../../nbs/data/07_formats.ipynb #d9f0ca7b
+def _reasoning_and_link(text: str) -> tuple[str, str, str]:
+    "The reasoning; what leads to the answer, if that is one sentence with it; what follows"
     text = cut_run_on(text)
     marks = list(_MARKER.finditer(text))
     if not marks: return text.strip(), '', ''
-    before, marker = text[:marks[-1].start()], marks[-1]
-    whole, start = _without_heading(before), before.rfind('\n') + 1
-    if len(whole) <= start or _ENDED.search(whole[-4:]): reasoning, link = whole, ''
-    else:
-        reasoning = _end_sub(_CONNECTIVES, whole)
-        link = text[len(reasoning):marker.end()] if marker[0][-1].isalpha() else ''
-    reasoning, link = _balanced(reasoning.strip()), re.sub('[*_]', '', link)
-    return reasoning, link, text[marker.end():].strip()
+    marker = marks[-1]
+    before = text[:marker.start()]
+    reasoning, link = _without_heading(before), ''
+    if len(reasoning) > before.rfind('\n') + 1 and not _ENDED.search(reasoning[-4:]):
+        reasoning = _end_sub(_CONNECTIVES, reasoning)
+        if marker[0][-1].isalpha(): link = text[len(reasoning):marker.end()]
+    reasoning = _without_open_bold(reasoning.strip())
+    return reasoning, re.sub('[*_]', '', link), text[marker.end():].strip()
 
 
-def _closed(text: str) -> str:
-    "The reasoning of a completion, with a full stop where its last sentence went on to the answer"
-    reasoning, link, _ = _reasoning_and_ending(text)
-    return f'{reasoning}.' if reasoning and link else reasoning
-
-# %% ../../nbs/data/07_formats.ipynb #eefd0108
 def split_reasoning(
-    text: str,          # a completion
-) -> tuple[str, str]:   # the reasoning, and what was stated as the answer: empty without a marker
+    text: str,         # a completion
+) -> tuple[str, str]:  # the reasoning, and what was stated as the answer: empty without a marker
     "Cut a completion at its last answer marker; invented further questions are dropped first"
-    reasoning, _, stated = _reasoning_and_ending(text)
+    reasoning, _, stated = _reasoning_and_link(text)
     return reasoning, stated
 
 # %% ../../nbs/data/07_formats.ipynb #c4bda022
@@ -133,7 +131,7 @@ def _as_stated(problem: Problem, rationale: Rationale) -> str:
     again = read_answer(f'The answer is {written}.', problem.kind, problem.choices)
     return written if literal and again is not None and again.value == read.value else ''
 
-
+# %% ../../nbs/data/07_formats.ipynb #1629d3c1
 def written_answer(
     problem: Problem,      # the problem
     rationale: Rationale,  # reasoning about it
@@ -145,26 +143,26 @@ def written_answer(
     if problem.answer and is_correct(problem, rationale.answer): return problem.answer
     return decimal_text(rationale.answer) if problem.kind == 'number' else rationale.answer
 
+# %% ../../nbs/data/07_formats.ipynb #a2179316
+def _has_answer(problem: Problem, rationale: Rationale) -> bool:
+    "Whether there is an answer to teach: the rationale's own, or a gold one"
+    return rationale.answer is not None or bool(problem.answer)
+
 # %% ../../nbs/data/07_formats.ipynb #1aece0be
 def stated_answer(
     problem: Problem,      # the problem
     rationale: Rationale,  # reasoning about it
 ) -> str:                  # its answer as a sentence would name it
-    "The answer of a rationale as written at the end of a rationale"
+    "The answer as written at the end of a rationale"
     return answer_text(problem, written_answer(problem, rationale))
 
-# %% ../../nbs/data/07_formats.ipynb #b197df16
-def _answered(problem: Problem, rationale: Rationale) -> bool:
-    "Whether there is an answer to teach: the rationale's own, or a gold one"
-    return rationale.answer is not None or bool(problem.answer)
-
-
+# %% ../../nbs/data/07_formats.ipynb #2457fc5a
 def chain_text(
     problem: Problem,      # the problem
     rationale: Rationale,  # reasoning about it
 ) -> str:                  # the reasoning, then `The answer is …`
     "A rationale with the one ending that students learn"
-    reasoning, link, _ = _reasoning_and_ending(rationale.text)
+    reasoning, link, _ = _reasoning_and_link(rationale.text)
     return f'{reasoning}{link or " The answer is"} {stated_answer(problem, rationale)}.'.strip()
 
 # %% ../../nbs/data/07_formats.ipynb #ca3b447f
@@ -172,8 +170,10 @@ def gold_rationale(
     problem: Problem,  # a problem with `gold_steps`
 ) -> Rationale:        # correct by definition
     "The gold steps of a problem as a `Rationale`; a `CotkitError` if it has none"
-    if not problem.answer: raise CotkitError(f'problem {problem.id!r} has no gold answer', 'Collect rationales from a teacher first.')
-    if not problem.gold_steps: raise CotkitError(f'problem {problem.id!r} has no gold steps', 'Collect rationales from a teacher first.')
+    missing = 'answer' if not problem.answer else 'steps' if not problem.gold_steps else ''
+    if missing:
+        raise CotkitError(f'problem {problem.id!r} has no gold {missing}',
+                          'Collect rationales from a teacher first.')
     text = f'{" ".join(problem.gold_steps)} The answer is {answer_text(problem, problem.answer)}.'
     return Rationale(problem.id, text, answer=problem.answer, correct=True, teacher='gold')
 
@@ -181,13 +181,13 @@ def gold_rationale(
 @dataclass(frozen=True)
 class Format:
     "How reasoning is asked for, taught and read back"
-    name: ClassVar[str] = ''                       # its name in files and on the command line
-    system: ClassVar[str] = ''                     # what a teacher is told beside the prompt
-    stop: ClassVar[tuple[str, ...]] = ()           # strings at which a teacher's answer ends
+    name: ClassVar[str] = ''              # its name in files and on the command line
+    system: ClassVar[str] = ''            # what a teacher is told beside the prompt
+    stop: ClassVar[tuple[str, ...]] = ()  # strings at which a teacher's answer ends
 
     @property
     def objective_weights(self) -> Mapping[str, float]:
-        "The weight of each task in the loss"
+        "The weight of each objective in the loss"
         return {'label': 1.0}
 
     def prompt(self, problem: Problem) -> str:
@@ -199,7 +199,7 @@ class Format:
         raise NotImplementedError
 
     def parse(self, text: str, problem: Problem, flexible: bool = True) -> Answer | None:
-        "The answer in `text`, by the format's marker first, then, if `flexible`, the last thing that could be one"
+        "The answer behind the marker; if `flexible`, else the last thing that could be one"
         return read_answer(text, problem.kind, problem.choices, flexible=flexible)
 
     def to_dict(self) -> dict[str, Any]:
@@ -224,14 +224,14 @@ def register_format(
 ) -> type[Format]:      # the same class
     "Make a format known by its name, so that students that were trained with it can be loaded"
     if not cls.__dict__.get('name'):
-        raise CotkitError(f'{cls.__name__} has none', "Write name = '…' in the class.", field='name')
+        raise CotkitError(f'{cls.__name__} has none', "Write name = '…' in it.", field='name')
     return FORMATS.register(cls)
 
-# %% ../../nbs/data/07_formats.ipynb #81825a0d
+# %% ../../nbs/data/07_formats.ipynb #45fb9e7d
 def get_format(
-    name: str,      # a key of `FORMATS`
-    **options: Any, # its settings
-) -> Format:        # the format
+    name: str,       # a key of `FORMATS`
+    **options: Any,  # its settings
+) -> Format:         # the format
     "A format by name; a `CotkitError` for a name or a setting that does not exist"
     return FORMATS[name].from_dict(options)
 
@@ -245,17 +245,17 @@ def format_from_dict(
 
 # %% ../../nbs/data/07_formats.ipynb #7ad3f275
 def _label(problem: Problem, rationales: Sequence[Rationale], labels: str) -> str | None:
-    "The answer to teach: gold, or what the teacher answered most often (the first to reach that count wins)"
+    "The answer to teach: gold, or the teacher's most frequent (the first to reach that count)"
     if labels == 'gold': return problem.answer or None
     answered = [r for r in rationales if r.answer is not None]
     if not answered: return None
     votes = Counter(r.answer for r in answered)
-    winner = max(answered, key=lambda r: votes[r.answer])
-    return written_answer(problem, winner)
+    return written_answer(problem, max(answered, key=lambda r: votes[r.answer]))
 
 
-def _check_labels(labels: str) -> None:
-    if labels not in ('gold', 'teacher'): raise CotkitError(f'is {labels!r}', 'One of: gold, teacher.', field='labels')
+def _check_one_of(field: str, value: str, *known: str) -> None:
+    if value not in known:
+        raise CotkitError(f'is {value!r}', f'One of: {", ".join(known)}.', field=field)
 
 # %% ../../nbs/data/07_formats.ipynb #145d4d43
 @register_format
@@ -266,15 +266,15 @@ class AnswerOnly(Format):
     system: ClassVar[str] = 'Answer with one line and no explanation: The answer is …'
     labels: str = 'gold'  # whose answers are taught: `gold` or `teacher`
 
-    def __post_init__(self): _check_labels(self.labels)
+    def __post_init__(self): _check_one_of('labels', self.labels, 'gold', 'teacher')
 
-    def prompt(self, problem: Problem) -> str:
-        return f'Q: {question_text(problem)}\nA:'
+    def prompt(self, problem: Problem) -> str: return f'Q: {question_text(problem)}\nA:'
 
     def examples(self, problem: Problem, rationales: Sequence[Rationale] = ()) -> list[Example]:
         label = _label(problem, rationales, self.labels)
         if label is None: return []
-        return [Example(self.prompt(problem), f'The answer is {answer_text(problem, label)}.', 'label', problem.id)]
+        target = f'The answer is {answer_text(problem, label)}.'
+        return [Example(self.prompt(problem), target, 'label', problem.id)]
 
 # %% ../../nbs/data/07_formats.ipynb #af289759
 @register_format
@@ -282,7 +282,8 @@ class AnswerOnly(Format):
 class ZeroShotCoT(Format):
     "Question in, reasoning and answer out (model specialization, zero-shot CoT)"
     name: ClassVar[str] = 'zero-shot-cot'
-    system: ClassVar[str] = 'Reason in short steps. End with one sentence of this form: The answer is …'
+    system: ClassVar[str] = ('Reason in short steps. '
+                             'End with one sentence of this form: The answer is …')
 
     @property
     def objective_weights(self) -> Mapping[str, float]: return {'rationale': 1.0}
@@ -291,14 +292,16 @@ class ZeroShotCoT(Format):
         return f"Q: {question_text(problem)}\nLet's think step by step."
 
     def examples(self, problem: Problem, rationales: Sequence[Rationale] = ()) -> list[Example]:
-        return [Example(self.prompt(problem), chain_text(problem, r), 'rationale', problem.id) for r in rationales if _answered(problem, r)]
+        prompt = self.prompt(problem)
+        return [Example(prompt, chain_text(problem, r), 'rationale', problem.id)
+                for r in rationales if _has_answer(problem, r)]
 
 # %% ../../nbs/data/07_formats.ipynb #7fe2f473
 @dataclass(frozen=True)
 class Demonstration:
     "A solved problem as shown in a prompt"
-    problem: Problem
-    rationale: Rationale
+    problem: Problem      # from the training split
+    rationale: Rationale  # what is shown for it
 
     def to_dict(self) -> dict[str, Any]:
         "JSON-ready values"
@@ -319,25 +322,28 @@ def demonstrations(
     for r in rationales: first.setdefault(r.problem_id, r)
     return tuple(Demonstration(p, first[p.id]) for p in problems if p.id in first)
 
-# %% ../../nbs/data/07_formats.ipynb #b902afb9
+# %% ../../nbs/data/07_formats.ipynb #567802bf
 def _rank(seed: int, problem: Problem, demonstration: Demonstration) -> bytes:
     "A pseudo-random order of the pool for each problem, the same on every machine"
-    return hashlib.sha256(f'{seed}\0{problem.question}\0{demonstration.problem.question}'.encode('utf-8', 'surrogatepass')).digest()
+    text = f'{seed}\0{problem.question}\0{demonstration.problem.question}'
+    return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).digest()
 
-
+# %% ../../nbs/data/07_formats.ipynb #b902afb9
 @register_format
 @dataclass(frozen=True)
 class FewShotCoT(Format):
-    "Solved problems, then the question (chain-of-thought prompting; model specialization, in-context CoT)"
+    "Solved problems, then the question (chain-of-thought prompting; in-context CoT)"
     name: ClassVar[str] = 'few-shot-cot'
     system: ClassVar[str] = ZeroShotCoT.system
     stop: ClassVar[tuple[str, ...]] = ('\n\nQ:',)
     demonstrations: tuple[Demonstration, ...] = ()  # the pool of solved problems
-    shots: int | None = None                        # how many to show, drawn for each problem; the whole pool, in order, if None
-    seed: int = 0                                   # of that draw
+    shots: int | None = None  # how many are drawn for a problem; the whole pool, in order, if None
+    seed: int = 0             # of that draw
 
     def __post_init__(self):
-        if not self.demonstrations: raise CotkitError('is empty', 'Give solved problems: demonstrations(problems).', field='demonstrations')
+        if not self.demonstrations:
+            remedy = 'Give solved problems: demonstrations(problems).'
+            raise CotkitError('is empty', remedy, field='demonstrations')
 
     @property
     def objective_weights(self) -> Mapping[str, float]: return {'rationale': 1.0}
@@ -352,17 +358,22 @@ class FewShotCoT(Format):
         if self.shots is None: return pool
         return sorted(pool, key=lambda d: _rank(self.seed, problem, d))[:self.shots]
 
-    def _target(self, problem: Problem, rationale: Rationale) -> str: return chain_text(problem, rationale)
+    def _target(self, problem: Problem, rationale: Rationale) -> str:
+        return chain_text(problem, rationale)
 
     def prompt(self, problem: Problem) -> str:
-        blocks = [f'Q: {question_text(d.problem)}\nA: {self._target(d.problem, d.rationale)}' for d in self.shown(problem)]
+        blocks = [f'Q: {question_text(d.problem)}\nA: {self._target(d.problem, d.rationale)}'
+                  for d in self.shown(problem)]
         return '\n\n'.join([*blocks, f'Q: {question_text(problem)}\nA:'])
 
     def examples(self, problem: Problem, rationales: Sequence[Rationale] = ()) -> list[Example]:
-        return [Example(self.prompt(problem), self._target(problem, r), 'rationale', problem.id) for r in rationales if _answered(problem, r)]
+        prompt = self.prompt(problem)
+        return [Example(prompt, self._target(problem, r), 'rationale', problem.id)
+                for r in rationales if _has_answer(problem, r)]
 
     def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), 'demonstrations': [d.to_dict() for d in self.demonstrations]}
+        shown = [d.to_dict() for d in self.demonstrations]
+        return {**super().to_dict(), 'demonstrations': shown}
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> FewShotCoT:
@@ -381,49 +392,55 @@ class FewShotAnswerOnly(FewShotCoT):
     @property
     def objective_weights(self) -> Mapping[str, float]: return {'label': 1.0}
 
-    def _target(self, problem: Problem, rationale: Rationale) -> str:
-        return f'The answer is {answer_text(problem, problem.answer) if problem.answer else stated_answer(problem, rationale)}.'
+    def _target(self, problem: Problem, rationale: Rationale | None) -> str:
+        gold = answer_text(problem, problem.answer)
+        return f'The answer is {gold or stated_answer(problem, rationale)}.'
 
     def examples(self, problem: Problem, rationales: Sequence[Rationale] = ()) -> list[Example]:
-        return [Example(self.prompt(problem), f'The answer is {answer_text(problem, problem.answer)}.', 'label', problem.id)] if problem.answer else []
+        if not problem.answer: return []
+        return [Example(self.prompt(problem), self._target(problem, None), 'label', problem.id)]
 
 # %% ../../nbs/data/07_formats.ipynb #0a654d86
 @register_format
 @dataclass(frozen=True)
 class StepByStep(Format):
-    "A label task and a rationale task on the same question (Distilling step-by-step, section 3.2)"
+    "A label objective and a rationale objective (Distilling step-by-step, section 3.2)"
     name: ClassVar[str] = 'step-by-step'
     system: ClassVar[str] = ZeroShotCoT.system
-    alpha: float = 0.5        # weight of the label task; the rationale task has `1 - alpha`
-    labels: str = 'gold'      # whose answers are taught: `gold` or `teacher`
-    marker: str = 'before'    # where the task's marker stands: `before` the question, as in the paper, or `after` it
+    alpha: float = 0.5      # weight of the label objective; the rationale objective has `1 - alpha`
+    labels: str = 'gold'    # whose answers are taught: `gold` or `teacher`
+    marker: str = 'before'  # `predict` and `explain` stand `before` the question, or `after`
 
     def __post_init__(self):
-        _check_labels(self.labels)
-        if not 0 <= self.alpha <= 1: raise CotkitError(f'is {self.alpha}', 'A number from 0 to 1.', field='alpha')
-        if self.marker not in ('before', 'after'): raise CotkitError(f'is {self.marker!r}', 'One of: before, after.', field='marker')
+        _check_one_of('labels', self.labels, 'gold', 'teacher')
+        _check_one_of('marker', self.marker, 'before', 'after')
+        if not 0 <= self.alpha <= 1:
+            raise CotkitError(f'is {self.alpha}', 'A number from 0 to 1.', field='alpha')
 
     @property
-    def objective_weights(self) -> Mapping[str, float]: return {'label': self.alpha, 'rationale': 1 - self.alpha}
+    def objective_weights(self) -> Mapping[str, float]:
+        return {'label': self.alpha, 'rationale': 1 - self.alpha}
 
-    def _marked(self, word: str, problem: Problem) -> str:
+    def _input(self, word: str, problem: Problem) -> str:
         question = question_text(problem)
         return f'{word}: {question}' if self.marker == 'before' else f'{question}\n{word}:'
 
-    def prompt(self, problem: Problem) -> str: return self._marked('predict', problem)
+    def prompt(self, problem: Problem) -> str: return self._input('predict', problem)
 
     def examples(self, problem: Problem, rationales: Sequence[Rationale] = ()) -> list[Example]:
         label = _label(problem, rationales, self.labels)
-        answered = [] if label is None else [Example(self.prompt(problem), label, 'label', problem.id)]
-        explain = self._marked('explain', problem)
-        chains = [_closed(r.text) for r in rationales]
-        return answered + [Example(explain, o, 'rationale', problem.id) for o in chains if o]
+        pairs = [] if label is None else [(self.prompt(problem), label, 'label')]
+        for reasoning, link, _ in (_reasoning_and_link(r.text) for r in rationales):
+            if not reasoning: continue
+            target = f'{reasoning}.' if link else reasoning  # its last sentence went on
+            pairs.append((self._input('explain', problem), target, 'rationale'))
+        return [Example(*pair, problem.id) for pair in pairs]
 
     def parse(self, text: str, problem: Problem, flexible: bool = True) -> Answer | None:
-        "The label task writes the bare answer, so all of `text` is read as one"
-        return read_answer(f'The answer is {text}', problem.kind, problem.choices, flexible=flexible)
+        "The label objective writes the bare answer, so all of `text` is read as one"
+        return super().parse(f'The answer is {text}', problem, flexible)
 
-# %% ../../nbs/data/07_formats.ipynb #4f827a54
+# %% ../../nbs/data/07_formats.ipynb #af951d78
 def _keys_and_ids(problems: Iterable[Problem]) -> set[tuple[str, str]]:
     "Both that a problem is recognised by"
     return {name for p in problems for name in (('id', p.id), ('question', question_key(p)))}
@@ -432,24 +449,24 @@ def _keys_and_ids(problems: Iterable[Problem]) -> set[tuple[str, str]]:
 def _first_seen(problems: Iterable[Problem], seen: set[tuple[str, str]]) -> Problem | None:
     return next((p for p in problems if _keys_and_ids([p]) & seen), None)
 
-# %% ../../nbs/data/07_formats.ipynb #46c834fa
-def _shown(format: Format) -> Iterator[Problem]:
+
+def _demonstrated(format: Format) -> Iterator[Problem]:
     "All problems that a format may show as demonstrations"
-    for inner in getattr(format, 'formats', ()): yield from _shown(inner)
+    for inner in getattr(format, 'formats', ()): yield from _demonstrated(inner)
     yield from (d.problem for d in getattr(format, 'demonstrations', ()))
 
-
+# %% ../../nbs/data/07_formats.ipynb #46c834fa
 def check_demonstrations(
     format: Format,               # a mixture, or any other
     held_out: Iterable[Problem],  # test and validation problems
 ) -> None:
     "Raise a `CotkitError` if one of these problems is among the format's demonstrations"
-    seen = _first_seen(held_out, _keys_and_ids(_shown(format)))
+    seen = _first_seen(held_out, _keys_and_ids(_demonstrated(format)))
     if seen is None: return
     raise CotkitError(f'problem {seen.id!r} is shown as a demonstration',
                       'Take demonstrations from the training split.', field='demonstrations')
 
-# %% ../../nbs/data/07_formats.ipynb #6770cbcf
+# %% ../../nbs/data/07_formats.ipynb #264fb98e
 def check_disjoint(
     problems: Iterable[Problem],  # trained on
     held_out: Iterable[Problem],  # validated or tested on
@@ -470,25 +487,45 @@ def contaminated(
     return {p.id for p in problems if question_key(p) in unseen}
 
 # %% ../../nbs/data/07_formats.ipynb #8661d5d4
+def _bad_weights(weights: Sequence[float], formats: int) -> bool:
+    finite = all(0 <= w < float('inf') for w in weights)
+    return bool(weights) and not (len(weights) == formats and finite and sum(weights))
+
+
+def _merged_weights(formats: Sequence[Format]) -> dict[str, float]:
+    "The weight of each objective; a `CotkitError` if two formats disagree about one"
+    merged: dict[str, float] = {}
+    for format in formats:
+        for name, weight in format.objective_weights.items():
+            if merged.setdefault(name, weight) == weight: continue
+            problem = f'{merged[name]} and, in format {format.name!r}, {weight}'
+            raise CotkitError(f'objective {name!r} has weight {problem}',
+                              'Mix formats that agree.', field='formats')
+    return merged
+
+# %% ../../nbs/data/07_formats.ipynb #fbdb1adf
 @register_format
 @dataclass(frozen=True)
 class Mixture(Format):
     "Several formats, taught side by side (model specialization, section 3)"
     name: ClassVar[str] = 'mixture'
-    formats: tuple[Format, ...] = ()       # what it is made of
-    weights: tuple[float, ...] = ()         # of the problems for each format, in any unit; every problem in all formats if empty
-    eval_format: int = 0                         # which of the formats a student is asked in
-    seed: int = 0                          # of the draw
-    held_out: InitVar[Iterable[Problem]] = () # problems that no demonstration may be, such as the test split
+    formats: tuple[Format, ...] = ()   # what it is made of
+    weights: tuple[float, ...] = ()    # share of the problems for each; all in all formats if empty
+    eval_format: int = 0               # which of the formats a student is asked in
+    seed: int = 0                      # of the draw
+    held_out: InitVar[Iterable[Problem]] = ()  # problems that no demonstration may be
 
     def __post_init__(self, held_out):
         made = tuple(format_from_dict(f) if isinstance(f, Mapping) else f for f in self.formats)
         object.__setattr__(self, 'formats', made)
         object.__setattr__(self, 'weights', tuple(self.weights))
         if not made: raise CotkitError('is empty', 'Give at least one format.', field='formats')
-        if not 0 <= self.eval_format < len(made): raise CotkitError(f'is {self.eval_format}', f'A number from 0 to {len(made) - 1}.', field='eval_format')
-        if self.weights and (len(self.weights) != len(made) or not all(0 <= s < float('inf') for s in self.weights) or not sum(self.weights)):
-            raise CotkitError(f'is {self.weights}', f'{len(made)} numbers, one for each format, not negative and not all 0.', field='weights')
+        if not 0 <= self.eval_format < len(made):
+            remedy = f'A number from 0 to {len(made) - 1}.'
+            raise CotkitError(f'is {self.eval_format}', remedy, field='eval_format')
+        if _bad_weights(self.weights, len(made)):
+            remedy = f'{len(made)} numbers, one for each format, not negative and not all 0.'
+            raise CotkitError(f'is {self.weights}', remedy, field='weights')
         _merged_weights(made)
         check_demonstrations(self, held_out)
 
@@ -504,29 +541,23 @@ class Mixture(Format):
     def formats_for(self, problem: Problem) -> tuple[Format, ...]:
         "The formats in which `problem` is taught"
         if not self.weights: return self.formats
-        digest, limits = hashlib.sha256(f'{self.seed}\0{problem.id}'.encode('utf-8', 'surrogatepass')).digest(), [*accumulate(self.weights)]
-        return self.formats[bisect(limits, int.from_bytes(digest[:6], 'big') / 2**48 * limits[-1])],
+        text, limits = f'{self.seed}\0{problem.id}', [*accumulate(self.weights)]
+        digest = hashlib.sha256(text.encode('utf-8', 'surrogatepass')).digest()
+        share = int.from_bytes(digest[:6], 'big') / 2**48
+        return self.formats[bisect(limits, share * limits[-1])],
 
     def prompt(self, problem: Problem) -> str: return self.formats[self.eval_format].prompt(problem)
 
     def examples(self, problem: Problem, rationales: Sequence[Rationale] = ()) -> list[Example]:
         return [e for f in self.formats_for(problem) for e in f.examples(problem, rationales)]
 
-    def parse(self, text: str, problem: Problem, flexible: bool = True) -> Answer | None: return self.formats[self.eval_format].parse(text, problem, flexible)
+    def parse(self, text: str, problem: Problem, flexible: bool = True) -> Answer | None:
+        return self.formats[self.eval_format].parse(text, problem, flexible)
 
-    def to_dict(self) -> dict[str, Any]: return {**super().to_dict(), 'formats': [f.to_dict() for f in self.formats]}
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), 'formats': [f.to_dict() for f in self.formats]}
 
-# %% ../../nbs/data/07_formats.ipynb #100f3227
-def _merged_weights(formats: Sequence[Format]) -> dict[str, float]:
-    "The weight of each task; a `CotkitError` if two formats disagree about one"
-    weights: dict[str, float] = {}
-    for format in formats:
-        for task, weight in format.objective_weights.items():
-            if weights.setdefault(task, weight) != weight:
-                raise CotkitError(f'task {task!r} has weight {weights[task]} and, in format {format.name!r}, {weight}', 'Mix formats that agree.', field='formats')
-    return weights
-
-# %% ../../nbs/data/07_formats.ipynb #650b6c15
+# %% ../../nbs/data/07_formats.ipynb #24744db0
 def examples_from(
     format: Format,                        # how they are taught
     problems: Iterable[Problem],           # what is taught

@@ -21,7 +21,8 @@ __all__ = ['wrong_rationale', 'rephrase_steps']
 
 # %% ../../nbs/data/09_mistakes.ipynb #a3cc5577
 _NUMBER = r'\d+(?:\.\d+)?'
-_EQUATION = re.compile(rf'(?<![\d.])({_NUMBER})\s*([-+*/×])\s*\$?({_NUMBER})\s*=\s*\$?({_NUMBER})(?!\.?\d)')
+_EQUATION = re.compile(rf'(?<![\d.])({_NUMBER})\s*([-+*/×])\s*\$?({_NUMBER})'
+                       rf'\s*=\s*\$?({_NUMBER})(?!\.?\d)')
 
 # %% ../../nbs/data/09_mistakes.ipynb #90f8f53b
 @dataclass
@@ -39,13 +40,14 @@ class _Equation:
         if sign == '/': value = left / right
         elif sign == '+': value = left + right
         else: value = left - right if sign == '-' else left * right
-        whole = all(o.denominator == 1 for o in self.numbers)
-        return value if value >= 0 and (10 ** (0 if whole else 2) * value).denominator == 1 else None
+        scale = 1 if all(o.denominator == 1 for o in self.numbers) else 100
+        return value if value >= 0 and (scale * value).denominator == 1 else None
 
 # %% ../../nbs/data/09_mistakes.ipynb #31f11691
 def _equations(steps: Sequence[str], flow: Sequence[Sequence[int]] = ()) -> list[_Equation]:
-    "All equations of a rationale in order; without `flow` an operand comes from the latest equation with that result"
-    # a rephrased sum has its operands turned round, and then the sources too; the end of a longer sum, 4 = 9 in 16 - 3 - 4 = 9, has none
+    "All equations in order; without `flow` an operand is the latest equal result"
+    # a rephrased sum has its operands turned round, and then the sources too;
+    # the end of a longer sum, such as 4 = 9 in 16 - 3 - 4 = 9, has none
     found: list[_Equation] = []
     for index, step in enumerate(steps):
         for match in _EQUATION.finditer(step):
@@ -53,8 +55,9 @@ def _equations(steps: Sequence[str], flow: Sequence[Sequence[int]] = ()) -> list
             latest = {o.numbers[2]: i for i, o in enumerate(found)}
             sources = tuple(flow[len(found)] if flow else [latest.get(o, -1) for o in numbers[:2]])
             equation = _Equation(index, match, numbers, (-1, -1))
-            turned = any(o >= 0 and found[o].numbers[2] != number for o, number in zip(sources, numbers))
-            if equation.result(*numbers[:2]) == numbers[2]: equation.sources = sources[::-1] if turned else sources
+            turned = any(o >= 0 and found[o].numbers[2] != n for o, n in zip(sources, numbers))
+            if equation.result(*numbers[:2]) == numbers[2]:
+                equation.sources = sources[::-1] if turned else sources
             found.append(equation)
     return found
 
@@ -67,13 +70,17 @@ def _slips(equation: _Equation) -> list[Fraction]:
     return list(dict.fromkeys(o for o in slips if o > 0 and o != result))
 
 # %% ../../nbs/data/09_mistakes.ipynb #4351772a
-def _consequences(equations: Sequence[_Equation], index: int, wrong: Fraction) -> dict[int, tuple[Fraction, ...]] | None:
-    "The equations that a wrong result at `index` changes, as (left, right, result); None if one cannot go on from it"
+_Changes = dict[int, tuple[Fraction, ...]]
+
+
+def _consequences(equations: Sequence[_Equation], index: int, wrong: Fraction) -> _Changes | None:
+    "What a wrong result at `index` changes, as (left, right, result); None at a dead end"
     left, right, _ = equations[index].numbers
     changed = {index: (left, right, wrong)}
     for i, equation in enumerate(equations[index + 1:], index + 1):
         if not changed.keys() & set(equation.sources): continue
-        left, right = (changed[o][2] if o in changed else n for o, n in zip(equation.sources, equation.numbers))
+        operands = zip(equation.sources, equation.numbers)
+        left, right = (changed[o][2] if o in changed else n for o, n in operands)
         if (result := equation.result(left, right)) is None: return None
         changed[i] = left, right, result
     return changed
@@ -83,7 +90,9 @@ def _number_text(value: Fraction) -> str:
     return str(value.numerator) if value.denominator == 1 else f'{float(value):g}'
 
 # %% ../../nbs/data/09_mistakes.ipynb #783d1c67
-def _rewritten(steps: Sequence[str], equations: Sequence[_Equation], changed: dict[int, tuple[Fraction, ...]]) -> list[str]:
+def _rewritten(
+    steps: Sequence[str], equations: Sequence[_Equation], changed: _Changes
+) -> list[str]:
     "The steps with the changed equations written into them"
     steps = list(steps)
     for index in sorted(changed, reverse=True):
@@ -91,7 +100,8 @@ def _rewritten(steps: Sequence[str], equations: Sequence[_Equation], changed: di
         result, end = rf'(?<![\d.]){re.escape(equation.match[4])}(?!\.?\d)', equation.match.end()
         step = step[:end] + re.sub(result, _number_text(changed[index][2]), step[end:])
         for group, value in reversed(list(zip((1, 3, 4), changed[index]))):
-            step = step[:equation.match.start(group)] + _number_text(value) + step[equation.match.end(group):]
+            start, end = equation.match.span(group)
+            step = step[:start] + _number_text(value) + step[end:]
         steps[equation.step] = step
     return steps
 
@@ -100,33 +110,41 @@ def wrong_rationale(
     problem: Problem,         # with gold steps that have equations, or an addition scratchpad
     rng: Random,              # draws the mistake
 ) -> tuple[list[str], str]:   # the steps and the wrong answer they lead to
-    "A rationale with one wrong step and everything after it built on that; a `CotkitError` where the steps give no way to go wrong"
+    "A rationale with one wrong step and all that follows; `CotkitError` if none can be wrong"
     if problem.gold_steps[:1] == ('<scratch>',): return wrong_carry(problem, rng)
     program = problem.meta.get('program')
-    equations = _equations(problem.gold_steps, equation_flow(read_program(program)) if program else ())
+    flow = equation_flow(read_program(program)) if program else ()
+    equations = _equations(problem.gold_steps, flow)
     final = [i for i, o in enumerate(equations) if o.numbers[2] == to_number(problem.answer)]
     slips = [(i, wrong) for i, o in enumerate(equations) for wrong in _slips(o)] if final else []
     rng.shuffle(slips)
     for index, wrong in slips:
         changed = _consequences(equations, index, wrong)
-        if changed and final[-1] in changed and (answer := _number_text(changed[final[-1]][2])) != problem.answer:
+        if not changed or final[-1] not in changed: continue
+        answer = _number_text(changed[final[-1]][2])
+        if answer != problem.answer:
             return _rewritten(problem.gold_steps, equations, changed), answer
     what = f'problem {problem.id!r} has no step whose equation leads to its answer'
     raise CotkitError(what, 'Give it steps such as "Ann has 3 + 8 = 11 apples."', field='steps')
 
 # %% ../../nbs/data/09_mistakes.ipynb #a160274e
 _LEADS = ('', '', 'Then ', 'So ', 'Now ')
-_SMALL_WORDS = {'The', 'They', 'A', 'An', 'Each', 'It', 'There', 'He', 'She', 'This', 'That', 'In', 'Both'}
+_SMALL_WORDS = {'The', 'They', 'A', 'An', 'Each', 'It', 'There', 'He', 'She', 'This', 'That',
+                'In', 'Both'}
 
 # %% ../../nbs/data/09_mistakes.ipynb #adfea649
 def rephrase_steps(
     problem: Problem,  # with gold steps
     rng: Random,       # draws the wording
 ) -> list[str]:        # as many steps, saying the same
-    "The gold steps in other words: operands of + and * in either order, and a leading word; steps without an equation stay as they are"
+    "The gold steps in other words; steps without an equation stay as they are"
+    def turned(o: re.Match) -> str:
+        return f'{o[3]} {o[2]} {o[1]} = {o[4]}' if o[2] in '+*×' and rng.random() < .5 else o[0]
+
     def said(step: str) -> str:
         if not _EQUATION.search(step): return step
-        step = _EQUATION.sub(lambda o: f'{o[3]} {o[2]} {o[1]} = {o[4]}' if o[2] in '+*×' and rng.random() < .5 else o[0], step)
+        step = _EQUATION.sub(turned, step)
         lead = _LEADS[int(rng.random() * len(_LEADS))]
-        return lead + (step[0].lower() + step[1:] if lead and step.split(' ', 1)[0] in _SMALL_WORDS else step)
+        small = lead and step.split(' ', 1)[0] in _SMALL_WORDS
+        return lead + (step[0].lower() + step[1:] if small else step)
     return [said(step) for step in problem.gold_steps]

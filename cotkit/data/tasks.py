@@ -6,20 +6,19 @@
 from __future__ import annotations
 
 import hashlib, html, importlib, inspect, json, re
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from .answers import normalise, to_number
-from .core import CotkitError, Problem, to_dataset
+from .core import CotkitError, Problem, Registry, question_key, to_dataset
 from .files import (
     SourceRow, Sources, field_choices, field_lines, field_text, is_missing, local_rows, split_name)
 
 # %% auto #0
-__all__ = ['Fields', 'Reader', 'Schemas', 'NLI_LABELS', 'TASK_MODULES', 'Columns', 'Splitting', 'Task', 'missing_split',
-           'task_table', 'hash_split', 'build_task', 'answer_kind', 'chosen_text', 'own_schema', 'own_sources',
-           'register_task', 'task_names', 'load_task', 'DataConfig', 'load_data']
+__all__ = ['Fields', 'Reader', 'Schemas', 'NLI_LABELS', 'TASKS', 'register_task', 'TASK_MODULES', 'Columns', 'Splitting', 'Task',
+           'missing_split', 'task_table', 'hash_split', 'build_task', 'answer_kind', 'chosen_text', 'own_schema',
+           'own_sources', 'task_names', 'load_task', 'DataConfig', 'load_data']
 
 # %% ../../nbs/data/02_tasks.ipynb #t0000004
 @dataclass(frozen=True)
@@ -43,8 +42,9 @@ class Splitting:
 
     def __post_init__(self):
         for name in ('validation_size', 'test_size'):
-            if not 0 <= getattr(self, name) < 1:
-                raise CotkitError(f'is {getattr(self, name):g}', 'A share from 0 to less than 1.', field=name)
+            size = getattr(self, name)
+            if not 0 <= size < 1:
+                raise CotkitError(f'is {size:g}', 'A share from 0 to less than 1.', field=name)
 
 # %% ../../nbs/data/02_tasks.ipynb #c0e2c401
 @dataclass
@@ -56,12 +56,12 @@ class Task:
 
     @classmethod
     def from_jsonl(cls,
-        path: str | Path | Mapping[str, str | Path], # a file, a folder with one per split, or a mapping
-        name: str | None = None,                     # what to call the task; the file's name if None
-        columns: Columns = Columns(),                # what the columns are called
-        kind: str | None = None,                     # one of `ANSWER_KINDS`; inferred if None
-        labels: Sequence[str] = (),                  # what all choose from, instead of a column
-        splitting: Splitting = Splitting(),          # how validation and test are split off
+        path: str | Path | Mapping[str, str | Path], # a file, a folder, or files by split
+        name: str | None = None,            # what to call the task; the file's name if None
+        columns: Columns = Columns(),       # what the columns are called
+        kind: str | None = None,            # one of `ANSWER_KINDS`; inferred if None
+        labels: Sequence[str] = (),         # what all choose from, instead of a column
+        splitting: Splitting = Splitting(), # how validation and test are split off
     ) -> Task:
         "A task from your own data; CotkitError names file, line and field of whatever is wrong"
         files = path if isinstance(path, Mapping) else {'': path}
@@ -83,8 +83,8 @@ class Task:
         found = {o.id: str(o.meta[column]) for o in problems if o.meta.get(column) is not None}
         if found: return found
         columns = ', '.join(sorted({name for o in problems for name in o.meta})) or 'none'
-        raise CotkitError(f'{self.name} has no column {column!r} in {split}', f'Columns: {columns}.',
-                          field=column)
+        what = f'{self.name} has no column {column!r} in {split}'
+        raise CotkitError(what, f'Columns: {columns}.', field=column)
 
     def dataset(self, split: str) -> 'datasets.Dataset':
         "The problems of a split as a `datasets.Dataset`"
@@ -96,7 +96,8 @@ class Task:
         for split, problems in sorted(self.splits.items()):
             digest.update(json.dumps([split, len(problems)]).encode())
             for problem in problems:
-                digest.update(json.dumps(list(vars(problem).values()), sort_keys=True, default=str).encode())
+                content = list(vars(problem).values())
+                digest.update(json.dumps(content, sort_keys=True, default=str).encode())
         return digest.hexdigest()[:16]
 
     def __repr__(self) -> str:
@@ -114,7 +115,8 @@ def missing_split(
     sizes = (f'{split} ({len(problems):,})' for split, problems in task.splits.items() if problems)
     remedy = f'Splits with problems: {", ".join(sizes) or "none"}.'
     if name in task.splits: return CotkitError('is empty', remedy, field=name)
-    if name == 'test': remedy += ' A file of your own is divided with test_size=0.1 (--test-size 0.1).'
+    if name == 'test':
+        remedy += ' A file of your own is divided with test_size=0.1 (--test-size 0.1).'
     return CotkitError(f'{task.name} has no split {name!r}', remedy)
 
 # %% ../../nbs/data/02_tasks.ipynb #e6d866aa
@@ -122,10 +124,11 @@ def task_table(
     task: Task, # the task
 ) -> str:       # HTML, in which everything is escaped because dataset text is data
     "Splits with their sizes and first questions"
-    left = 'text-align:left;white-space:pre-wrap'
-    rows = ''.join(f'<tr><td>{html.escape(split)}</td><td>{len(problems):,}</td>'
-                   f'<td style="{left}">{html.escape(problems[0].question) if problems else ""}</td></tr>'
-                   for split, problems in task.splits.items())
+    def row(split, problems):
+        first = html.escape(problems[0].question) if problems else ''
+        cell = f'<td style="text-align:left;white-space:pre-wrap">{first}</td>'
+        return f'<tr><td>{html.escape(split)}</td><td>{len(problems):,}</td>{cell}</tr>'
+    rows = ''.join(row(split, problems) for split, problems in task.splits.items())
     head = '<tr><th>split</th><th>problems</th><th>the first one</th></tr>'
     return f'<p>{html.escape(task.name)}, {task.kind}</p><table>{head}{rows}</table>'
 
@@ -146,7 +149,7 @@ def _fields(values: dict[str, Any], schemas: Schemas) -> Fields | None:
     raise CotkitError('is missing', f'This row has: {has}. Needed: {wanted}.', field=missing)
 
 # %% ../../nbs/data/02_tasks.ipynb #d05a3857
-def _problem(values: dict[str, Any], schemas: Schemas, default_id: str) -> Problem | None:
+def _problem(values: dict[str, Any], schemas: Schemas) -> Problem | None:
     "A row as a problem; None if its gold answer is kept secret"
     _check_utf8(values)
     fields = _fields(values, schemas)
@@ -154,7 +157,7 @@ def _problem(values: dict[str, Any], schemas: Schemas, default_id: str) -> Probl
     used, answer, id = fields.pop('used'), fields['answer'], fields.get('id')
     fields.update(question=field_text(fields['question'], 'question'),
                   answer='' if answer is None else field_text(answer, 'answer'),
-                  id=default_id if is_missing(id) or id == '' else field_text(id, 'id'))
+                  id='' if is_missing(id) or id == '' else field_text(id, 'id'))
     meta = {name: o for name, o in values.items() if name not in used and not is_missing(o)}
     problem = Problem(**fields, meta=json.loads(json.dumps(meta, default=str)))
     if answer is not None: _check_answer(problem)
@@ -172,7 +175,8 @@ def _check_answer(problem: Problem) -> None:
     "CotkitError if the gold answer cannot be read, or is none of the choices"
     _check_choices(problem)
     gold = normalise(problem.answer, problem.kind, problem.choices)
-    if gold is not None and (problem.kind not in ('choice', 'label') or gold in problem.choices): return
+    chosen = problem.kind in ('choice', 'label')
+    if gold is not None and (not chosen or gold in problem.choices): return
     right = f'If it is no {problem.kind}, name another kind.'
     if problem.choices: right = f'One of: {", ".join(problem.choices)}.'
     what = f'{problem.answer[:60]!r} is no {problem.kind} that can be read'
@@ -184,35 +188,57 @@ def _check_utf8(values: dict[str, Any]) -> None:
     for name, value in values.items():
         try: json.dumps(value, ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError:
-            raise CotkitError('has half a surrogate pair in it', 'Save the file as UTF-8.', field=name) from None
+            what = 'has half a surrogate pair in it'
+            raise CotkitError(what, 'Save the file as UTF-8.', field=name) from None
 
 # %% ../../nbs/data/02_tasks.ipynb #0e280e91
 _Seen = dict[str, tuple[SourceRow, Problem]]
 
-# %% ../../nbs/data/02_tasks.ipynb #c23aa010
-def _problems(rows: Iterable[SourceRow], schemas: Schemas, prefix: str, seen: _Seen) -> tuple[list[Problem], SourceRow | None]:
+
+def _numbered(problem: Problem, seen: _Seen) -> Problem:
+    "A problem without an id of its own, whose question may have been seen before"
+    number, id = 1, problem.id
+    while problem.id in seen: problem = replace(problem, id=f'{id}-{(number := number + 1)}')
+    return problem
+
+
+def _is_repeated(row: SourceRow, problem: Problem, seen: _Seen) -> bool:
+    "Whether an id was seen with the same row; CotkitError if it was with another"
+    earlier, other = seen.setdefault(problem.id, (row, problem))
+    if earlier is row: return False
+    if other == problem and earlier.file == row.file: return True
+    what = f'{problem.id!r} is already the id of line {earlier.line} of {Path(earlier.file).name}'
+    raise CotkitError(what, 'Give every problem an id of its own.', row.file, row.line, 'id')
+
+# %% ../../nbs/data/02_tasks.ipynb #t0000020
+def _problems(
+    rows: Iterable[SourceRow], schemas: Schemas, seen: _Seen
+) -> tuple[list[Problem], SourceRow | None]:
     "The problems of a split and its first row without gold answer"
     problems, unlabelled = [], None
-    for number, row in enumerate(rows, 1):
-        try: problem = _problem(row.values, schemas, f'{prefix}-{number}')
+    for row in rows:
+        try: problem = _problem(row.values, schemas)
         except CotkitError as e:
             raise CotkitError(e.problem, e.remedy, row.file, row.line, e.field) from None
         if problem is None:
             unlabelled = unlabelled or row
             continue
-        earlier, other = seen.setdefault(problem.id, (row, problem))
-        if earlier is row: problems.append(problem)
-        elif other != problem or earlier.file != row.file:
-            where = f'line {earlier.line} of {Path(earlier.file).name}'
-            raise CotkitError(f'{problem.id!r} is already the id of {where}',
-                              'Give every problem an id of its own.', row.file, row.line, 'id')
+        if problem.id in seen and problem.id == replace(problem, id='').id:
+            problem = _numbered(problem, seen)
+        if not _is_repeated(row, problem, seen): problems.append(problem)
     return problems, unlabelled
 
 # %% ../../nbs/data/02_tasks.ipynb #392a8b36
-def _hash_place(problem: Problem, seed: int, salt: str = '') -> float:
-    "A number from 0 to 1 that follows from a problem's id and a seed"
-    digest = hashlib.sha256(f'{seed}:{salt}{problem.id}'.encode()).digest()
-    return int.from_bytes(digest[:8], 'big') / 2 ** 64
+def _hash_place(text: str) -> float:
+    "A number from 0 to 1 that follows from a text"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], 'big') / 2 ** 64
+
+
+def _hash_places(problems: Sequence[Problem], seed: int) -> list[float]:
+    "A number from 0 to 1 for each problem, by the smallest id of those that ask the same"
+    keys, ids = [question_key(o) for o in problems], {}
+    for key, problem in zip(keys, problems): ids[key] = min(problem.id, ids.get(key, problem.id))
+    return [_hash_place(f'{seed}:{ids[key]}') for key in keys]
 
 # %% ../../nbs/data/02_tasks.ipynb #4cb45427
 def hash_split(
@@ -222,11 +248,13 @@ def hash_split(
     exact: bool = False,                  # whether to take exactly the share, rounded up
 ) -> tuple[list[Problem], list[Problem]]: # the rest and what was taken out, in their old order
     "Take a share of problems out, chosen by a hash"
-    places = [_hash_place(o, seed, '' if exact else 'test:') for o in problems]
-    below = share
-    if exact: below = sorted([*places, 2.0])[-int(-len(problems)*share//1)]
+    if exact:
+        places = _hash_places(problems, seed)
+        below = sorted([*places, 2.0])[-int(-len(problems)*share//1)]
+    else: places, below = [_hash_place(f'{seed}:test:{question_key(o)}') for o in problems], share
     taken = [place < below for place in places]
-    return ([o for o, out in zip(problems, taken) if not out], [o for o, out in zip(problems, taken) if out])
+    rest = [o for o, out in zip(problems, taken) if not out]
+    return rest, [o for o, out in zip(problems, taken) if out]
 
 # %% ../../nbs/data/02_tasks.ipynb #e8b17469
 def build_task(
@@ -240,11 +268,11 @@ def build_task(
     splits: dict[str, list[Problem]] = {}
     seen: _Seen = {}
     for source, rows in sources.items():
-        split, number = split_name(source)
-        prefix = f'{name}-{split}' + (f'_r{number}' if number else '')
-        problems, unlabelled = _problems(rows, schemas, prefix, seen)
+        split, _ = split_name(source)
+        problems, unlabelled = _problems(rows, schemas, seen)
         if problems and unlabelled:
-            raise CotkitError('has no gold answer', 'Leave the row out.', unlabelled.file, unlabelled.line)
+            place = unlabelled.file, unlabelled.line
+            raise CotkitError('has no gold answer', 'Leave the row out.', *place)
         if problems or not unlabelled: splits.setdefault(split, []).extend(problems)
     splits = _split_off(splits, splitting)
     usual = [split for split in ('train', 'validation', 'test') if split in splits]
@@ -326,19 +354,22 @@ def own_schema(
     labels: tuple[str, ...] = (), # what all problems choose from
 ) -> Schemas:                     # one schema
     "How rows of a file with such columns are read; what has no name is not read"
-    used = tuple(vars(columns).values())
-    if columns.answer is None: used = tuple(o for o in used if o not in (columns.gold_steps, columns.subquestions))
+    steps = (columns.gold_steps, columns.subquestions)
+    used = (columns.question, columns.answer, columns.choices, columns.id)
+    if columns.answer: used += steps
 
     def read(row):
         gold, letters, options = row[columns.answer] if columns.answer else None, [], labels
         if not labels and not is_missing(row.get(columns.choices)):
             letters, options = field_choices(row[columns.choices])
-        if gold is not None: gold = chosen_text(_answer_value(gold), letters, options, columns.answer)
-        fields = dict(id=row.get(columns.id), question=field_text(row[columns.question], columns.question),
-                      answer=gold, kind=kind, choices=options, used=used)
+        if gold is not None:
+            gold = chosen_text(_answer_value(gold), letters, options, columns.answer)
+        question = field_text(row[columns.question], columns.question)
+        fields = dict(id=row.get(columns.id), question=question, answer=gold, kind=kind,
+                      choices=options, used=used)
         if columns.answer is None: return fields
-        return fields | {name: field_lines(row.get(getattr(columns, name)), getattr(columns, name))
-                         for name in ('gold_steps', 'subquestions')}
+        gold_steps, subquestions = (field_lines(row.get(name), name) for name in steps)
+        return fields | dict(gold_steps=gold_steps, subquestions=subquestions)
     return {tuple(name for name in (columns.question, columns.answer) if name): read}
 
 # %% ../../nbs/data/02_tasks.ipynb #77b821a0
@@ -347,7 +378,8 @@ def own_sources(
     columns: Columns = Columns(),    # what their columns are called
 ) -> dict[str, list[SourceRow]]:     # rows by split, none of them empty
     "The rows of files of your own; CotkitError if no row has an answer"
-    if not files: raise CotkitError('no files', 'Name at least one, such as {"train": "train.jsonl"}.')
+    if not files:
+        raise CotkitError('no files', 'Name at least one, such as {"train": "train.jsonl"}.')
     sources = {split or _own_split(stem, file): list(rows)
                for split, file in files.items() for stem, rows in local_rows(file).items()}
     for split, rows in sources.items():
@@ -355,8 +387,10 @@ def own_sources(
         if not rows: raise CotkitError('has no rows', 'Put at least one problem into it.', place)
     every = [row.values for rows in sources.values() for row in rows]
     if columns.answer and all(columns.question in o and columns.answer not in o for o in every):
-        remedy = 'Name the column of the gold answers (--answer), or say that there are none (--unlabelled).'
-        raise CotkitError('no row has this column', remedy, next(iter(files.values())), field=columns.answer)
+        remedy = ('Name the column of the gold answers (--answer), '
+                  'or say that there are none (--unlabelled).')
+        place = next(iter(files.values()))
+        raise CotkitError('no row has this column', remedy, place, field=columns.answer)
     return sources
 
 # %% ../../nbs/data/02_tasks.ipynb #a294d103
@@ -366,42 +400,26 @@ def _own_split(stem: str, file: str | Path) -> str:
     return split if Path(file).is_dir() or split in ('train', 'validation', 'test') else 'train'
 
 # %% ../../nbs/data/02_tasks.ipynb #92b0f7ab
-_LOADERS: dict[str, Callable[..., Task]] = {}
-_ALIASES: dict[str, str] = {}
+TASKS: Registry[Callable[..., Task]] = Registry('task')
+register_task = TASKS.register
 TASK_MODULES = ('benchmarks', 'word_problems', 'addition', 'abilities')
-
-
-def register_task(
-    name: str,     # what the task is loaded by
-    *aliases: str, # other names for it
-) -> Callable[[Callable[..., Task]], Callable[..., Task]]: # a decorator for the function that loads it
-    "Register a loader; `path`, `seed` and its other parameters are passed on by `load_task`"
-    def add(loader):
-        _LOADERS[name] = loader
-        _ALIASES.update(dict.fromkeys(aliases, name))
-        return loader
-    return add
 
 # %% ../../nbs/data/02_tasks.ipynb #a3d5d74e
 def task_names() -> list[str]:
     "The names of all registered tasks, sorted"
     for module in TASK_MODULES: importlib.import_module(f'cotkit.data.{module}')
-    return sorted(_LOADERS)
+    return sorted(TASKS)
 
 # %% ../../nbs/data/02_tasks.ipynb #e2ed92f1
 def load_task(
     name: str,                      # a registered name, such as `gsm8k`
-    path: str | Path | None = None, # a local copy: a folder, one file, or what `save_to_disk` wrote
-    seed: int = 0,                  # decides validation problems, and what synthetic tasks make
+    path: str | Path | None = None, # a local copy: a folder or a file; None is the hub
+    seed: int = 0,                  # decides validation problems, and what is drawn
     **options: Any,                 # options of this task
 ) -> Task:                          # its splits
     "Load a task by name; CotkitError on an unknown name or option, or on a bad row"
-    names = task_names()
-    loader = _LOADERS.get(_ALIASES.get(name, name))
-    if loader is None:
-        close = get_close_matches(name, [*names, *_ALIASES], n=1)
-        hint = f'Did you mean {close[0]}? ' if close else ''
-        raise CotkitError(f'no task is called {name!r}', f'{hint}Known: {", ".join(names)}.')
+    task_names()
+    loader = TASKS[name]
     known = inspect.signature(loader).parameters
     if path is not None: options['path'] = path
     if 'seed' in known: options['seed'] = seed
@@ -414,8 +432,8 @@ def load_task(
 @dataclass(frozen=True)
 class DataConfig:
     "Which problems to use"
-    task: str                   # a registered task, your own .jsonl file, or a folder with train.jsonl
-    path: str | None = None     # a local copy of a registered task: a folder with a file per split
+    task: str                   # a registered task, your own .jsonl file, or a folder of them
+    path: str | None = None     # a local copy of a registered task: a file for each split
     split: str = 'train'        # which split, or several joined by +
     limit: int | None = None    # only the first so many problems
     question: str = 'question'  # column of the question in your own file
@@ -425,6 +443,11 @@ class DataConfig:
     unlabelled: bool = False    # your own file has no gold answers
     test_size: float = 0.0      # share of your own file that becomes its test split
     data_seed: int = 0          # decides what is split off, and what synthetic tasks make
+
+    def __post_init__(self):
+        for name, least in (('limit', 1), ('data_seed', 0)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise CotkitError(f'is {value}', f'At least {least}.', field=name)
 
     @property
     def is_own(self) -> bool:
@@ -438,13 +461,14 @@ def load_data(
 ) -> tuple[Task, list[Problem]]:   # the task, and the problems of the split that was asked for
     "The task and problems that settings name"
     if config.is_own:
-        columns = Columns(config.question, None if config.unlabelled else config.answer, config.choices)
+        answer = None if config.unlabelled else config.answer
+        columns = Columns(config.question, answer, config.choices)
         splitting = Splitting(test_size=config.test_size, data_seed=config.data_seed)
         task = Task.from_jsonl(config.task, columns=columns, kind=config.kind, splitting=splitting)
     else:
         for option in ('unlabelled', 'test_size', 'kind'):
             if getattr(config, option):
-                flag = f'--{option.replace("_", "-")}'
-                raise CotkitError('is for a file of your own', 'Leave it out.', field=flag)
+                remedy = 'Leave it out; --keep parsed and --labels teacher use no gold answers.'
+                raise CotkitError('is for a file of your own', remedy, field=option)
         task = load_task(config.task, config.path, config.data_seed)
     return task, task[config.split][:config.limit]

@@ -24,13 +24,13 @@ __all__ = ['SPLITS', 'WOMEN', 'MEN', 'OUT_OF_DISTRIBUTION', 'program_text', 'rea
 @dataclass(frozen=True)
 class _Operation:
     "Something that happens in a word problem"
-    operands: tuple[str, ...]                        # names of its numbers
-    draw: Callable[..., tuple[int, ...] | None]      # (uniform, q, largest) -> numbers for it, None if none fit
-    results: Callable[..., tuple[int, ...]]          # (q, *numbers) -> the result of each step
-    plain: tuple[str, ...]                           # sentences of the usual phrasing
-    unseen: tuple[str, ...]                          # sentences of the phrasing that no training set has
-    steps: tuple[str, ...] = ()                      # one sentence with one equation per result
-    subquestions: tuple[str, ...] = ()               # the question that each step answers
+    operands: tuple[str, ...]                   # names of its numbers
+    draw: Callable[..., tuple[int, ...] | None] # (uniform, q, largest) -> its numbers, or None
+    results: Callable[..., tuple[int, ...]]     # (q, *numbers) -> the result of each step
+    plain: tuple[str, ...]                      # sentences of the usual phrasing
+    unseen: tuple[str, ...]                     # sentences that no training set has
+    steps: tuple[str, ...] = ()                 # one sentence with one equation per result
+    subquestions: tuple[str, ...] = ()          # the question that each step answers
 
 # %% ../../nbs/data/04_word_problems.ipynb #99997b91
 def _one(u: Callable[[], float], low: int, high: int) -> tuple[int] | None:
@@ -56,78 +56,117 @@ _STARTS = {
     'has': _Operation(('k',), lambda u, q, top: _one(u, 2, top // 2), lambda q, k: (),
         plain=('{name} has {k} {things}.',),
         unseen=('At first {name} owns {k} {things}.', '{k} {things} belong to {name}.')),
-    'places': _Operation(('k', 'm'), lambda u, q, top: (k := 2 + int(u() * (top // 2 - 1)), 2 + int(u() * (top - k - 1))), lambda q, k, m: (k + m,),
-        plain=('{name} has {k} {things} at home and {m} at school.', '{name} has {k} big {things} and {m} small {things}.'),
-        unseen=('{k} big and {m} small {things} belong to {name}.', 'At first {name} owns {k} {things} at home, and {m} more at school.'),
-        steps=('{name} has {k} + {m} = {r} {things}.',), subquestions=('How many {things} does {name} have at first?',)),
+    'places': _Operation(('k', 'm'),
+                         lambda u, q, top: (k := 2 + int(u() * (top // 2 - 1)),
+                                            2 + int(u() * (top - k - 1))),
+                         lambda q, k, m: (k + m,),
+        plain=('{name} has {k} {things} at home and {m} at school.',
+               '{name} has {k} big {things} and {m} small {things}.'),
+        unseen=('{k} big and {m} small {things} belong to {name}.',
+                'At first {name} owns {k} {things} at home, and {m} more at school.'),
+        steps=('{name} has {k} + {m} = {r} {things}.',),
+        subquestions=('How many {things} does {name} have at first?',)),
     'bags': _Operation(('m', 'k'), lambda u, q, top: _two(u, top), lambda q, m, k: (m * k,),
         plain=('{name} has {m} {bags} with {k} {things} each.',),
         unseen=('At first {name} owns {m} {bags}, and {k} {things} are in every one.',),
-        steps=('{name} has {m} * {k} = {r} {things}.',), subquestions=('How many {things} does {name} have at first?',))}
+        steps=('{name} has {m} * {k} = {r} {things}.',),
+        subquestions=('How many {things} does {name} have at first?',))}
 
 # %% ../../nbs/data/04_word_problems.ipynb #41a2d387
 _EVENTS = {
     'gain': _Operation(('k',), lambda u, q, top: _one(u, 2, top - q), lambda q, k: (q + k,),
-        plain=('{She} finds {k} more {things}.', '{She} gets {k} {things} from {friend}.', '{She} buys {k} more {things}.'),
+        plain=('{She} finds {k} more {things}.', '{She} gets {k} {things} from {friend}.',
+               '{She} buys {k} more {things}.'),
         unseen=('Then another {k} {things} come to {her}.', '{friend} brings {her} {k} {things}.'),
-        steps=('{name} has {q} + {k} = {r} {things}.',), subquestions=('How many {things} does {name} have with {k} more?',)),
+        steps=('{name} has {q} + {k} = {r} {things}.',),
+        subquestions=('How many {things} does {name} have with {k} more?',)),
     'lose': _Operation(('k',), lambda u, q, top: _one(u, 2, q - 2), lambda q, k: (q - k,),
-        plain=('{She} gives {k} {things} to {friend}.', '{She} loses {k} {things}.', '{She} sells {k} {things}.'),
+        plain=('{She} gives {k} {things} to {friend}.', '{She} loses {k} {things}.',
+               '{She} sells {k} {things}.'),
         unseen=('Then {k} {things} go missing.', '{friend} takes {k} {things} from {her}.'),
-        steps=('{name} has {q} - {k} = {r} {things}.',), subquestions=('How many {things} does {name} have without {k}?',)),
-    'times': _Operation(('m',), lambda u, q, top: _one(u, 2, min(5, top // q)), lambda q, m: (q * m,),
+        steps=('{name} has {q} - {k} = {r} {things}.',),
+        subquestions=('How many {things} does {name} have without {k}?',)),
+    'times': _Operation(('m',), lambda u, q, top: _one(u, 2, min(5, top // q)),
+                        lambda q, m: (q * m,),
         plain=('{She} collects more until {she} has {m} times as many.',),
         unseen=('Then the number of {her_} {things} grows {m} times as large.',),
-        steps=('{name} has {q} * {m} = {r} {things}.',), subquestions=('How many {things} are {m} times as many?',)),
+        steps=('{name} has {q} * {m} = {r} {things}.',),
+        subquestions=('How many {things} are {m} times as many?',)),
     'split': _Operation(('m',), lambda u, q, top: _divisor(u, q), lambda q, m: (q // m,),
         plain=('{She} makes {m} equal groups of {her_} {things} and keeps one group.',),
         unseen=('All {things} are split equally among {m} people, and {name} is one of them.',),
-        steps=('{name} has {q} / {m} = {r} {things}.',), subquestions=('How many {things} are in one of {m} equal parts?',)),
-    'packs': _Operation(('m', 'k'), lambda u, q, top: _two(u, top - q), lambda q, m, k: (m * k, q + m * k),
-        plain=('{She} buys {m} {bags} with {k} {things} each.', '{She} finds {m} {bags} with {k} {things} each.'),
+        steps=('{name} has {q} / {m} = {r} {things}.',),
+        subquestions=('How many {things} are in one of {m} equal parts?',)),
+    'packs': _Operation(('m', 'k'), lambda u, q, top: _two(u, top - q),
+                        lambda q, m, k: (m * k, q + m * k),
+        plain=('{She} buys {m} {bags} with {k} {things} each.',
+               '{She} finds {m} {bags} with {k} {things} each.'),
         unseen=('Then {m} {bags} come to {her}, and {k} {things} are in every one.',),
         steps=('The {bags} hold {m} * {k} = {c} {things}.', '{name} has {q} + {c} = {r} {things}.'),
-        subquestions=('How many {things} are in the {bags}?', 'How many {things} does {name} have with the {bags}?')),
-    'share': _Operation(('m', 'k'), lambda u, q, top: _two(u, q - 2), lambda q, m, k: (m * k, q - m * k),
-        plain=('{She} gives {k} {things} to each of {m} friends.', '{m} friends get {k} {things} each from {her}.'),
+        subquestions=('How many {things} are in the {bags}?',
+                      'How many {things} does {name} have with the {bags}?')),
+    'share': _Operation(('m', 'k'), lambda u, q, top: _two(u, q - 2),
+                        lambda q, m, k: (m * k, q - m * k),
+        plain=('{She} gives {k} {things} to each of {m} friends.',
+               '{m} friends get {k} {things} each from {her}.'),
         unseen=('{m} people come, and every one takes {k} {things} from {her}.',),
         steps=('The friends get {m} * {k} = {c} {things}.', '{name} has {q} - {c} = {r} {things}.'),
-        subquestions=('How many {things} do the {m} friends get?', 'How many {things} does {name} have left?'))}
+        subquestions=('How many {things} do the {m} friends get?',
+                      'How many {things} does {name} have left?'))}
 
 # %% ../../nbs/data/04_word_problems.ipynb #0e7a1c96
-_ENDINGS = {
+_COMPARISONS = {
     'now': _Operation((), lambda u, q, top: (), lambda q: (),
-        plain=('How many {things} does {name} have now?',), unseen=('What number of {things} does {name} own in the end?',)),
+        plain=('How many {things} does {name} have now?',),
+        unseen=('What number of {things} does {name} own in the end?',)),
     'more': _Operation(('k',), lambda u, q, top: _one(u, 2, top - q), lambda q, k: (q + k,),
-        plain=('{friend} has {k} more {things} than {name}. How many {things} does {friend} have?',),
-        unseen=('{friend} owns {k} {things} more than {name} in the end. What number of {things} does {friend} own?',),
+        plain=('{friend} has {k} more {things} than {name}. '
+               'How many {things} does {friend} have?',),
+        unseen=('{friend} owns {k} {things} more than {name} in the end. '
+                'What number of {things} does {friend} own?',),
         steps=('{friend} has {q} + {k} = {r} {things}.',), subquestions=('',)),
     'fewer': _Operation(('k',), lambda u, q, top: _one(u, 2, q - 2), lambda q, k: (q - k,),
-        plain=('{friend} has {k} fewer {things} than {name}. How many {things} does {friend} have?',),
-        unseen=('{friend} owns {k} {things} less than {name} in the end. What number of {things} does {friend} own?',),
+        plain=('{friend} has {k} fewer {things} than {name}. '
+               'How many {things} does {friend} have?',),
+        unseen=('{friend} owns {k} {things} less than {name} in the end. '
+                'What number of {things} does {friend} own?',),
         steps=('{friend} has {q} - {k} = {r} {things}.',), subquestions=('',)),
-    'several': _Operation(('m',), lambda u, q, top: _one(u, 2, min(5, top // q)), lambda q, m: (q * m,),
-        plain=('{friend} has {m} times as many {things} as {name}. How many {things} does {friend} have?',),
-        unseen=('{friend} owns {m} times the {things} that {name} owns. What number of {things} does {friend} own?',),
-        steps=('{friend} has {q} * {m} = {r} {things}.',), subquestions=('',)),
-    'sell': _Operation(('k',), lambda u, q, top: _one(u, 2, min(9, top // q)), lambda q, k: (q * k,),
+    'several': _Operation(('m',), lambda u, q, top: _one(u, 2, min(5, top // q)),
+                          lambda q, m: (q * m,),
+        plain=('{friend} has {m} times as many {things} as {name}. '
+               'How many {things} does {friend} have?',),
+        unseen=('{friend} owns {m} times the {things} that {name} owns. '
+                'What number of {things} does {friend} own?',),
+        steps=('{friend} has {q} * {m} = {r} {things}.',), subquestions=('',))}
+
+# %% ../../nbs/data/04_word_problems.ipynb #c4000010
+_GOALS = {
+    'sell': _Operation(('k',), lambda u, q, top: _one(u, 2, min(9, top // q)),
+                       lambda q, k: (q * k,),
         plain=('{She} sells all {things} for {k} coins each. How many coins does {name} get?',),
-        unseen=('{friend} pays {k} coins for every one of the {things}. What number of coins goes to {name}?',),
+        unseen=('{friend} pays {k} coins for every one of the {things}. '
+                'What number of coins goes to {name}?',),
         steps=('{name} gets {q} * {k} = {r} coins.',), subquestions=('',)),
     'need': _Operation(('k',), lambda u, q, top: _one(u, q + 2, top), lambda q, k: (k - q,),
         plain=('{She} wants {k} {things}. How many more {things} does {name} need?',),
         unseen=('{Her_} goal is {k} {things}. What number of {things} is missing?',),
         steps=('{name} needs {k} - {q} = {r} {things}.',), subquestions=('',)),
     'fill': _Operation(('m',), lambda u, q, top: _divisor(u, q), lambda q, m: (q // m,),
-        plain=('{She} packs all {things} into new {bags} of {m}. How many new {bags} does {name} fill?',),
-        unseen=('All {things} go into new {bags}, {m} in every one. What number of new {bags} is full?',),
+        plain=('{She} packs all {things} into new {bags} of {m}. '
+               'How many new {bags} does {name} fill?',),
+        unseen=('All {things} go into new {bags}, {m} in every one. '
+                'What number of new {bags} is full?',),
         steps=('{name} fills {q} / {m} = {r} new {bags}.',), subquestions=('',)),
-    'both': _Operation(('k',), lambda u, q, top: _one(u, 2, top - 2 * q), lambda q, k: (q + k, 2 * q + k),
-        plain=('{friend} has {k} more {things} than {name}. How many {things} do they have together?',),
-        unseen=('{friend} owns {k} {things} more than {name} in the end. What number of {things} do the two own together?',),
+    'both': _Operation(('k',), lambda u, q, top: _one(u, 2, top - 2 * q),
+                       lambda q, k: (q + k, 2 * q + k),
+        plain=('{friend} has {k} more {things} than {name}. '
+               'How many {things} do they have together?',),
+        unseen=('{friend} owns {k} {things} more than {name} in the end. '
+                'What number of {things} do the two own together?',),
         steps=('{friend} has {q} + {k} = {c} {things}.', 'They have {q} + {c} = {r} {things}.'),
         subquestions=('How many {things} does {friend} have?', ''))}
 
+_ENDINGS = {**_COMPARISONS, **_GOALS}
 _OPERATIONS = {**_STARTS, **_EVENTS, **_ENDINGS}
 
 # %% ../../nbs/data/04_word_problems.ipynb #33dde3a3
@@ -135,7 +174,7 @@ _Choices = list[tuple[str, _Operation, int]]
 
 
 def _by_cost(operations: dict[str, _Operation], exactly: bool = False) -> list[_Choices]:
-    "For 0, 1 and 2 steps left, the operations that take at most (or exactly) so many, each with how many it takes"
+    "Operations that take at most (or exactly) 0, 1 and 2 steps, each with its steps"
     costs = [(name, o, len(o.steps)) for name, o in operations.items()]
     return [[o for o in costs if o[2] == left or o[2] < left and not exactly] for left in range(3)]
 
@@ -145,7 +184,7 @@ _LAST = _by_cost(_ENDINGS, exactly=True)
 
 # %% ../../nbs/data/04_word_problems.ipynb #2e2108c1
 def _draw_program(u: Callable[[], float], low: int, high: int, top: int) -> list[tuple]:
-    "A program of `low` to `high` steps with numbers from 2 to `top`; [] when it ran into a dead end"
+    "A program of `low` to `high` steps with numbers from 2 to `top`; [] at a dead end"
     left = low + int(u() * (high - low + 1))
     name, operation, cost = (found := _START[min(left, 1)])[int(u() * len(found))]
     numbers = operation.draw(u, 0, top)
@@ -266,9 +305,9 @@ class Wording:
 # %% ../../nbs/data/04_word_problems.ipynb #39cfa04d
 def _aside(u: Callable[[], float], words: dict[str, Any], largest: int) -> str:
     "A sentence that changes nothing"
-    people, things = words['friends'], _THINGS
-    other = people[(people.index(words['friend']) + 1 + int(u() * (len(people) - 1))) % len(people)]
-    others = things[(things.index(words['things']) + 1 + int(u() * (len(things) - 1))) % len(things)]
+    def another(names, one):
+        return names[(names.index(one) + 1 + int(u() * (len(names) - 1))) % len(names)]
+    other, others = another(words['friends'], words['friend']), another(_THINGS, words['things'])
     words.update(other=other, others=others, n=2 + int(u() * (largest - 1)), price=2 + int(u() * 8))
     return _fill(_ASIDES[int(u() * len(_ASIDES))], words)
 
@@ -333,7 +372,8 @@ def word_problems(
     "Word problems with gold steps and sub-questions; a `CotkitError` if there are not `n`"
     _check_difficulty(n, steps, largest)
     check_split(split)
-    u = Random(f'word problems {seed} {steps} {largest} {wording.distractors} {wording.phrasing} {split}').random
+    told = f'{wording.distractors} {wording.phrasing}'
+    u = Random(f'word problems {seed} {steps} {largest} {told} {split}').random
 
     def draw() -> tuple[str, Problem] | None:
         program = _draw_program(u, *steps, largest)
@@ -355,7 +395,7 @@ def _check_difficulty(n: int, steps: tuple[int, int], largest: int) -> None:
 # %% ../../nbs/data/04_word_problems.ipynb #b0be26b6
 OUT_OF_DISTRIBUTION = ('longer', 'unseen_phrasing', 'distractors')
 
-# %% ../../nbs/data/04_word_problems.ipynb #0d089410
+
 @register_task('word_problems')
 def word_problem_task(
     train: int = 10_000,             # how many problems to learn from

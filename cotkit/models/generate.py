@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
 from ..data.core import CotkitError
+from .config import DecodingParams
 from .students import Student
 from cotkit.models.tokenizers import (
     context_length, decoder_start, end_token_ids, pad_rows, pad_token_id, remaining_context,
@@ -23,24 +24,9 @@ from cotkit.models.tokenizers import (
 if TYPE_CHECKING: from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 # %% auto #0
-__all__ = ['PREFILL_TOKENS', 'DecodingParams', 'Generation', 'DecodeRequest', 'BatchState', 'has_cache', 'prefill_causal',
-           'prefill_seq2seq', 'decode_step', 'evict', 'admit', 'can_refill', 'uniform_numbers', 'choose_tokens',
-           'Decoder', 'decode_text', 'decode', 'generations', 'generate']
-
-# %% ../../nbs/models/13_generate.ipynb #b822683a
-@dataclass(frozen=True)
-class DecodingParams:
-    "How a student writes"
-    max_new_tokens: int = 256  # the longest output, in the student's tokens
-    batch_size: int = 128      # outputs that are written at once
-    temperature: float = 0.0   # 0 takes the likeliest token each time
-    sampling_seed: int = 0     # decides what is sampled where the temperature is above 0
-
-    def __post_init__(self):
-        least = dict(max_new_tokens=1, batch_size=1, temperature=0)
-        for name, low in least.items():
-            if (value := getattr(self, name)) < low:
-                raise CotkitError(f'is {value}', f'At least {low}.', field=name)
+__all__ = ['PREFILL_TOKENS', 'Generation', 'DecodeRequest', 'BatchState', 'has_cache', 'prefill_causal', 'prefill_seq2seq',
+           'decode_step', 'evict', 'admit', 'can_refill', 'uniform_numbers', 'choose_tokens', 'Decoder', 'decode_text',
+           'decode', 'generations', 'generate']
 
 # %% ../../nbs/models/13_generate.ipynb #8bfac543
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 
 from ..data.core import CotkitError
 from ..data.formats import Format, format_from_dict
+from .config import StudentConfig
 from .tokenizers import (
     Arch, check_arch, decoder_start, end_token_ids, pad_token_id, train_tokenizer)
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING: from transformers import PreTrainedModel, PreTrainedTokenizerF
 
 # %% auto #0
 __all__ = ['SIZES', 'Size', 'build_model', 'parameter_count', 'no_load_bars', 'load_model', 'load_weights', 'Student',
-           'StudentConfig', 'make_student', 'LoRA', 'with_lora']
+           'make_student', 'LoRA', 'with_lora']
 
 # %% ../../nbs/models/11_students.ipynb #e6b03117
 @dataclass(frozen=True)
@@ -354,15 +355,6 @@ def _atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         for left in (temporary, old): shutil.rmtree(left, ignore_errors=True)
 
-# %% ../../nbs/models/11_students.ipynb #f4cf46c9
-@dataclass(frozen=True)
-class StudentConfig:
-    "Which student: a size that is built from nothing, or a checkpoint"
-    name: str = 'tiny'        # a size, a name on the hub or a model folder
-    arch: Arch | None = None  # None: a checkpoint's own, and causal for a size
-    vocab_size: int = 1024    # the most tokens of a size's tokenizer
-    init_seed: int = 0        # decides the first weights of a size
-
 # %% ../../nbs/models/11_students.ipynb #96218ea0
 def make_student(
     config: StudentConfig | str | Path | Size,  # or its name alone; a `Size` is a shape of your own
@@ -371,7 +363,7 @@ def make_student(
 ) -> Student:                                   # the student, before training
     "A student to be taught; a `CotkitError` on a name that is neither a size nor a model"
     if not isinstance(config, StudentConfig): config = StudentConfig(config)
-    name, arch = config.name, config.arch
+    name, arch = config.student, config.arch
     if isinstance(name, Size) or name in SIZES:
         arch = arch or 'causal'
         tokenizer = train_tokenizer(texts, arch, config.vocab_size)

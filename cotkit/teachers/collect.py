@@ -171,7 +171,9 @@ class RequestLimits:
     def __post_init__(self):
         if self.max_concurrency < 1:
             raise CotkitError(f'is {self.max_concurrency}', 'At least 1.', field='max_concurrency')
-        if self.retries < 0: raise CotkitError(f'is {self.retries}', 'At least 0.', field='retries')
+        for name in ('retries', 'max_requests', 'max_tokens_total'):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise CotkitError(f'is {value}', 'At least 0.', field=name)
 
 # %% ../../nbs/teachers/24_collect.ipynb #b82ff6e1
 @dataclass

@@ -31,6 +31,10 @@ class EndpointConfig:
     omit: tuple[str, ...] = ()         # fields this server refuses, such as `temperature` or `stop`
     teacher_name: str = ''             # part of every key; model, extra and omit if empty
 
+    def __post_init__(self):
+        if not 0 < self.timeout < math.inf:
+            raise CotkitError(f'is {self.timeout}', 'A number of seconds above 0.', field='timeout')
+
 # %% ../../nbs/teachers/21_openai.ipynb #ba44fc21
 def _readable(text: str) -> str:
     "Text that can be written as UTF-8"
