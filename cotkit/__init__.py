@@ -27,6 +27,7 @@ _NAMES = {
     'training.on_policy': 'OnPolicy',
     'training.distill': 'distill',
     'training.specialize': 'specialize Matching',
+    'evaluation.strategies': 'SingleTurn Vote Likelihood',
     'evaluation.evaluate': 'evaluate compare compare_seeds summarise select_checkpoint',
     'reporting.figures': 'html_report',
     'reporting.publish': 'publish',

@@ -69,6 +69,7 @@ class Loopback:
     def __init__(self, plan: Plan = lambda n, body: None, latency: float = 0.0):
         self.plan, self.latency = plan, latency
         self.received: list[tuple[float, dict[str, str], dict]] = []
+        self.paths: list[str] = []
         self.max_concurrency, self.most_in_flight = 0, 0
         self.ready = threading.Event()
 
@@ -81,6 +82,7 @@ class Loopback:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         n = len(self.received)
+        self.paths.append(str(request.rel_url))
         self.received.append((time.monotonic(), dict(request.headers), body))
         self.max_concurrency += 1
         self.most_in_flight = max(self.most_in_flight, self.max_concurrency)
@@ -109,7 +111,7 @@ class Loopback:
     async def serve(self) -> None:
         self.loop, self.stop = asyncio.get_running_loop(), asyncio.Event()
         app = web.Application()
-        app.router.add_post('/v1/chat/completions', self.chat)
+        app.router.add_post('/{base:.*}/chat/completions', self.chat)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, '127.0.0.1', 0, backlog=1024)

@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 
 from cotkit.teachers.batch import BatchResults, read_batch, write_batch
 from cotkit.teachers.collect import AdaptiveConcurrency, Budget, Collected, RequestLimits, acollect, backoff_seconds, collect
-from cotkit.data.core import Completion, CotkitError, Problem, Request, read_jsonl, write_jsonl
+from cotkit.data.core import Completion, CotkitError, Problem, Request, TokenLogprob, read_jsonl, write_jsonl
 from cotkit.data.formats import AnswerOnly, ZeroShotCoT
 from cotkit.teachers.store import Store
 from cotkit.data.word_problems import word_problems
@@ -450,3 +450,218 @@ def test_results_of_another_job(tmp_path):
     with pytest.raises(CotkitError, match='none of the 3 results'): read_batch(tmp_path/'out.jsonl', problems(2), FORMAT, BATCH, tmp_path/'b.db', SamplingParams(temperature=0.5))
     (tmp_path/'bad.jsonl').write_text('{"custom_id": "a"}\n{"id": "b"}\n')
     with pytest.raises(CotkitError, match=r'bad\.jsonl:2: .*custom_id'): read_batch(tmp_path/'bad.jsonl', problems(2), FORMAT, BATCH, tmp_path/'b.db')
+
+
+# What was paid for is kept, and what is no answer is not
+
+def chat(content, finish: str = 'stop', choice=None, **message) -> Raw:
+    "A reply with status 200 and this message"
+    choice = {'index': 0, 'finish_reason': finish, 'message': {'role': 'assistant', 'content': content, **message}, **(choice or {})}
+    return Raw(json.dumps({'choices': [choice], 'usage': {'prompt_tokens': 9, 'completion_tokens': 5}}))
+
+
+def test_what_is_in_flight_is_stored_when_a_request_fails_for_good(tmp_path):
+    "The fatal error comes back first; the answers that were paid for arrive after it and are stored, and nothing more is sent"
+    plan = lambda n, body: Status(401) if n == 3 else Stall(0.5)
+    with Loopback(plan) as server:
+        with pytest.raises(TeacherError, match='HTTP 401'): run(server, problems(40), tmp_path/'a.db', max_concurrency=4)
+        assert len(server.received) == 4
+    with Store(tmp_path/'a.db') as store: assert len(store) == 3
+
+
+def test_what_is_in_flight_is_stored_when_a_teacher_has_a_bug(tmp_path):
+    class Buggy(OracleTeacher):
+        async def complete(self, request):
+            await asyncio.sleep(0.05 if request.problem_id == items[2].id else 0.3)
+            if request.problem_id == items[2].id: raise KeyError('no such key')
+            return await super().complete(request)
+    items = word_problems(30)
+    with pytest.raises(KeyError): collect(items, FORMAT, Buggy(items), tmp_path/'a.db', *records(max_concurrency=6))
+    with Store(tmp_path/'a.db') as store: assert len(store) == 5
+
+
+NOT_ANSWERS = {
+    'empty': (chat(''), 'ended after writing nothing'),
+    'white space': (chat(' \n'), 'ended after writing nothing'),
+    'null': (chat(None), 'ended after writing nothing'),
+    'limit spent on reasoning': (chat('', 'length', reasoning='Ann has 3'), 'limit of tokens was spent on thinking'),
+    'limit spent on reasoning_content': (chat(None, 'length', reasoning_content='Ann has 3'), 'limit of tokens was spent on thinking'),
+    'limit spent inside a tag': (chat('<think>\nOkay, 3 + 8. The answer is 11? Let me check', 'length'), 'limit of tokens was spent on thinking'),
+    'limit spent in a channel': (chat('<|channel|>analysis<|message|>The answer is 5? Let me', 'length'), 'limit of tokens was spent on thinking'),
+    'refusal': (chat(None, refusal="I'm sorry, I cannot\nhelp"), "the model refused: I'm sorry, I cannot help"),
+    'filtered': (chat('', 'content_filter'), 'the answer was filtered'),
+    'filtered in the middle': (chat('Ann has 3 apples and', 'content_filter'), 'the answer was filtered'),
+    'tool call': (chat(None, 'tool_calls', tool_calls=[{'id': 'x', 'type': 'function', 'function': {'name': 'add', 'arguments': '{}'}}]), 'called a tool'),
+    'moderated': (Status(403, body={'error': {'message': 'Your input was flagged', 'metadata': {'reasons': ['violence']}}}), 'HTTP 403.*Your input was flagged'),
+    'too long': (Status(400, body={'error': {'message': 'maximum context length is 4096 tokens'}}), 'HTTP 400.*maximum context length'),
+    'too large': (Status(413, body={'error': {'message': 'payload too large'}}), 'HTTP 413'),
+    'not processable': (Status(422, body={'detail': 'bad prompt'}), 'HTTP 422.*bad prompt'),
+    'not implemented': (Status(501, body={'error': {'message': 'no chat here'}}), 'HTTP 501.*no chat here'),
+    'error in words': (Raw('{"error": "Unexpected endpoint or method. (POST /chat/completions)"}'), 'Unexpected endpoint or method.*base URL'),
+    'error with a code': (Raw('{"error": {"message": "context too long", "code": 400}}'), 'HTTP 400.*context too long'),
+}
+
+
+@pytest.mark.parametrize('case', NOT_ANSWERS)
+def test_what_is_no_answer_costs_that_question_alone(tmp_path, case):
+    "It is asked once, reported in the server's words, not stored, and asked again by the next run"
+    fault, words = NOT_ANSWERS[case]
+    with Loopback(lambda n, body: fault if ' 3 ' in body['messages'][-1]['content'] else None) as server:
+        for sent in (6, 7):
+            collected = run(server, problems(6), tmp_path/'a.db')
+            assert len(server.received) == sent and [o[:2] for o in collected.failed] == [('p3', 0)]
+            assert re.search(words, collected.failed[0][2]), collected.failed
+            assert [r.problem_id for r in collected.rationales] == ['p0', 'p1', 'p2', 'p4', 'p5']
+    with Store(tmp_path/'a.db') as store: assert len(store) == 5
+
+
+PASSING = {
+    'error in a choice': (chat('', 'error', {'error': {'code': 502, 'message': 'provider down'}}), 502),
+    'error in a choice without a code': (chat('', 'error'), 502),
+    'rate limit inside': (Raw('{"error": {"message": "Rate limit exceeded: free models", "code": 429}}'), 429),
+    'rate limit by its type': (Raw('{"error": {"message": "slow down", "type": "rate_limit_error"}}'), 429),
+    'overloaded': (Raw('{"error": {"message": "overloaded", "type": "overloaded_error"}}'), 503),
+}
+
+
+@pytest.mark.parametrize('case', PASSING)
+def test_a_passing_error_inside_a_reply_is_asked_again(tmp_path, monkeypatch, case):
+    monkeypatch.setattr('cotkit.teachers.collect.backoff_seconds', lambda tries, **_: 0.001)
+    fault, status = PASSING[case]
+    with Loopback(lambda n, body: fault if n == 0 else None) as server:
+        collected = run(server, problems(1), tmp_path/'a.db')
+        assert (collected.sent, collected.retried, collected.failed, len(server.received)) == (1, 1, [], 2)
+    with Loopback(lambda n, body: fault) as server:
+        said = run(server, problems(1), tmp_path/'b.db', retries=0, patience=0.05).stopped
+        assert f'HTTP {status}' in said and (case == 'error in a choice without a code' or re.search('provider down|Rate limit exceeded: free models|slow down|overloaded', said))
+
+
+def test_tokens_of_what_is_no_answer_are_counted(tmp_path):
+    with Loopback(lambda n, body: chat('', 'length', reasoning='Hm')) as server:
+        collected = run(server, problems(30), tmp_path/'a.db', max_tokens=20, max_tokens_total=300, max_concurrency=2)
+        assert 0 < collected.tokens == 14 * len(server.received) <= 300 and collected.pending
+
+
+@pytest.mark.parametrize('reply_, text, thinking', [
+    (chat('The answer is 11.', reasoning_content='2 + 9'), 'The answer is 11.', '2 + 9'),
+    (chat('The answer is 11.', reasoning='2 + 9'), 'The answer is 11.', '2 + 9'),
+    (chat('<think>\n2 + 9\n</think>\n\nThe answer is 11.'), 'The answer is 11.', '2 + 9'),
+    (chat('2 + 9\n</think>\n\nThe answer is 11.'), 'The answer is 11.', '2 + 9'),
+    (chat('<|channel|>analysis<|message|>The answer is 5?<|end|><|start|>assistant<|channel|>final<|message|>The answer is 18.<|return|>'),
+     'The answer is 18.', 'The answer is 5?')])
+def test_thinking_is_kept_apart_from_the_answer(tmp_path, reply_, text, thinking):
+    with Loopback(lambda n, body: reply_) as server:
+        for _ in range(2):
+            rationale, = run(server, problems(1), tmp_path/'a.db').rationales
+            assert (rationale.text, rationale.thinking, rationale.finish_reason) == (text, thinking, 'stop')
+        assert len(server.received) == 1
+
+
+def test_tokens_of_the_thinking_are_no_tokens_of_the_answer(tmp_path):
+    pieces = ['<think>', 'The', ' answer', '</think>', '\n\n', 'The', ' answer', ' is', ' 11.']
+    content = [{'token': piece, 'logprob': -0.5, 'top_logprobs': []} for piece in pieces]
+    with Loopback(lambda n, body: chat(''.join(pieces), choice={'logprobs': {'content': content}})) as server:
+        rationale, = run(server, problems(1), tmp_path/'a.db', top_logprobs=1).rationales
+    assert [o.token for o in rationale.logprobs] == pieces[5:] and ''.join(pieces[5:]) == rationale.text
+
+
+def test_a_teacher_of_ones_own_is_held_to_the_same_rules(tmp_path):
+    items = problems(3)
+    replay = ReplayTeacher({'p0': '<think>1 + 0</think>The answer is 1.', 'p1': '', 'p2': '<think>so'})
+    collected = collect(items, FORMAT, replay, tmp_path/'a.db', limits=QUIET)
+    assert [(r.text, r.thinking) for r in collected.rationales] == [('The answer is 1.', '1 + 0')]
+    assert [o[0] for o in collected.failed] == [o[0] for o in collected.unanswered] == ['p1', 'p2']
+
+
+def test_a_failing_endpoint_is_no_missing_answer(tmp_path):
+    "`unanswered` has what the model left out, `failed` that and what the endpoint did not do"
+    def plan(n, body):
+        prompt = body['messages'][-1]['content']
+        return chat('') if ' 1 ' in prompt else Status(400) if ' 2 ' in prompt else None
+    with Loopback(plan) as server: collected = run(server, problems(4), tmp_path/'a.db')
+    assert [o[0] for o in collected.failed] == ['p1', 'p2'] and [o[0] for o in collected.unanswered] == ['p1']
+
+
+# Log-probabilities
+
+def strict(text: str):
+    def refuse(name): raise ValueError(name)
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_numbers_that_are_not_finite_do_not_break_json_on_disk(tmp_path):
+    content = [{'token': 'The answer is 11.', 'logprob': float('-inf'),
+                'top_logprobs': [{'token': 'The answer is 11.', 'logprob': -0.1}, {'token': 'x', 'logprob': float('-inf')}, {'token': 'y', 'logprob': float('nan')}]}]
+    with Loopback(lambda n, body: chat('The answer is 11.', choice={'logprobs': {'content': content}})) as server:
+        assert '-Infinity' in chat('', choice={'logprobs': {'content': content}}).text
+        rationale, = run(server, problems(1), tmp_path/'a.db', top_logprobs=3).rationales
+    assert rationale.logprobs[0].logprob == -9999.0 and rationale.logprobs[0].top == (('The answer is 11.', -0.1),)
+    write_jsonl(tmp_path/'r.jsonl', [rationale])
+    strict((tmp_path/'r.jsonl').read_text())
+    with Store(tmp_path/'a.db') as store: store.export(tmp_path/'all.jsonl')
+    strict((tmp_path/'all.jsonl').read_text())
+
+
+def test_a_teacher_of_ones_own_with_infinite_numbers(tmp_path):
+    class Sure(OracleTeacher):
+        async def complete(self, request):
+            return Completion('The answer is 1.', logprobs=(TokenLogprob('The answer is 1.', 0.0, (('x', float('-inf')),)),))
+    items = word_problems(1)
+    rationale, = collect(items, FORMAT, Sure(items), tmp_path/'a.db', *records(top_logprobs=1)).rationales
+    assert rationale.logprobs[0].top == ()
+
+
+def test_the_older_layout_of_logprobs_is_read(tmp_path):
+    logprobs = {'tokens': ['The', ' answer is', ' 11.'], 'token_logprobs': [None, -0.5, -0.25], 'top_logprobs': [None, {' answer is': -0.5, ' sum': -2.0}, {}]}
+    with Loopback(lambda n, body: chat('The answer is 11.', choice={'logprobs': logprobs})) as server:
+        rationale, = run(server, problems(1), tmp_path/'a.db', top_logprobs=2).rationales
+    assert [(o.token, o.logprob) for o in rationale.logprobs] == [('The', -9999.0), (' answer is', -0.5), (' 11.', -0.25)]
+    assert rationale.logprobs[1].top == ((' answer is', -0.5), (' sum', -2.0))
+
+
+def test_a_server_that_sends_no_logprobs_is_warned_of(tmp_path):
+    with Loopback(lambda n, body: chat('The answer is 11.')) as server:
+        for _ in range(2):
+            with pytest.warns(UserWarning, match='1 of 1 answers came without log-probabilities'): run(server, problems(1), tmp_path/'a.db', top_logprobs=5)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            run(server, problems(1), tmp_path/'a.db')
+
+
+# Questions and their rationales
+
+def test_a_rationale_stays_with_its_question_when_a_line_is_deleted(tmp_path):
+    "Problems without ids get one from their content, so what is left keeps its rationales, and nothing is asked again"
+    items = [Problem('', f'What is {i} plus 1?', str(i + 1)) for i in range(5)]
+    with Loopback() as server:
+        before = {r.problem_id: r.text for r in run(server, items, tmp_path/'a.db').rationales}
+        after = run(server, items[:1] + items[2:], tmp_path/'a.db')
+        assert len(server.received) == 5 and len({p.id for p in items}) == 5
+    assert {r.problem_id: r.text for r in after.rationales} == {p.id: before[p.id] for p in items[:1] + items[2:]}
+    replay = ReplayTeacher({p.id: f'about {p.question}' for p in items})
+    told = collect(items[1:], FORMAT, replay, tmp_path/'b.db', limits=QUIET).rationales
+    assert [r.text for r in told] == [f'about {p.question}' for p in items[1:]]
+
+
+def test_results_with_an_unknown_layout_say_so(tmp_path):
+    asked, = read_jsonl(write_batch(tmp_path/'r.jsonl', problems(1), FORMAT, BATCH, tmp_path/'a.db')[0])
+    write_jsonl(tmp_path/'out.jsonl', [{'custom_id': asked['custom_id'], 'result': {'type': 'succeeded', 'message': {}}}])
+    (_, said), = read_batch(tmp_path/'out.jsonl', problems(1), FORMAT, BATCH, tmp_path/'a.db').failed
+    assert 'unknown layout' in said and 'custom_id, result' in said
+
+
+def test_a_batch_result_without_an_answer_is_not_kept(tmp_path):
+    asked = list(read_jsonl(write_batch(tmp_path/'r.jsonl', problems(2), FORMAT, BATCH, tmp_path/'a.db')[0]))
+    bodies = [json.loads(chat('', 'length', reasoning='Hm').text), json.loads(chat('<think>1</think>The answer is 2.').text)]
+    write_jsonl(tmp_path/'out.jsonl', [result(row, response={'status_code': 200, 'body': body}) for row, body in zip(asked, bodies)])
+    results = read_batch(tmp_path/'out.jsonl', problems(2), FORMAT, BATCH, tmp_path/'a.db')
+    assert results.kept == 1 and 'spent on thinking' in results.failed[0][1]
+    with Store(tmp_path/'a.db') as store: (_, completion), = store
+    assert (completion.text, completion.thinking) == ('The answer is 2.', '1')
+
+
+def test_a_slow_answer_is_not_billed_seven_times(tmp_path):
+    "A request that ran out of time is still worked on by the server: it is asked once more, not six times"
+    with Loopback(lambda n, body: Stall(2)) as server:
+        collected = run(server, problems(1), tmp_path/'a.db', timeout=0.2)
+        assert len(server.received) == 2 and 'longer timeout' in collected.failed[0][2]

@@ -2,28 +2,37 @@
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from cotkit.data.core import CotkitError, Problem
-from cotkit.evaluation.evaluate import (Evaluation, Prediction, compare, compare_seeds, contrast, evaluate,
-                                        read_output, score, score_table, select_checkpoint, summarise)
+from cotkit.data.formats import AnswerOnly, StepByStep, ZeroShotCoT
+from cotkit.evaluation.evaluate import (Evaluation, Prediction, add_scores, compare, compare_seeds, contrast, evaluate,
+                                        score_outputs, score_table, select_checkpoint, summarise)
+from cotkit.evaluation.metrics import brier, edit_distance, log_likelihood, numeric_error, read_trace, token_edit_distance
 from cotkit.evaluation.statistics import (Estimate, bonett_price, holm, mcnemar, mean_estimate, paired_difference,
                                           pass_at_k, t_quantile)
-from cotkit.data.formats import AnswerOnly, StepByStep, ZeroShotCoT
+from cotkit.evaluation.strategies import (Likelihood, SingleTurn, Trace, Vote, choice_examples, strategy_from_dict,
+                                          strategy_to_dict)
+from cotkit.models.generate import DecodingParams
+from cotkit.teachers.collect import RequestLimits
+from cotkit.teachers.protocol import NoAnswerError, OracleTeacher, SamplingParams, TeacherError
 
+ROOT = Path(__file__).resolve().parent.parent
 APPLES = Problem('apples-1', 'Ann has 3 apples. She buys 4 bags with 2 apples each. How many apples does Ann have now?', '11')
 
 
 def taken(verdicts, name='student', split='test', seed=0, ids=None):
     "An evaluation with these verdicts"
     ids = ids or [f'p{i}' for i in range(len(verdicts))]
-    return Evaluation(name, split, [Prediction(id, str(v), '1' if v else '0', bool(v), True) for id, v in zip(ids, verdicts)], seed)
+    return Evaluation(name, split, [Prediction(id, str(v), '1' if v else '0', {'exact_match': float(v > 0)}, True) for id, v in zip(ids, verdicts)], seed)
 
 
 @pytest.mark.parametrize('output, format, answer, correct, strict', [
@@ -33,14 +42,14 @@ def taken(verdicts, name='student', split='test', seed=0, ids=None):
     ('11', StepByStep(), '11', True, True),
     ('no idea', ZeroShotCoT(), None, False, False), ('', StepByStep(), None, False, False)])
 def test_outputs_are_read_by_their_own_format(output, format, answer, correct, strict):
-    read = read_output(output, APPLES, format)
-    assert (read.answer, read.correct, read.strict) == (answer, correct, strict)
+    read = read_trace(output, APPLES, format)
+    assert (read.answer, read.correct, read.marked) == (answer, correct, strict)
 
 
-def test_both_readings_and_the_unreadable_are_counted():
+def test_both_readings_and_the_unparsed_are_counted():
     outputs = ['The answer is 11.', 'It must be 11', 'The answer is 9.', 'hm']
-    found = score(outputs, [APPLES] * 4, ZeroShotCoT(), 'student', 'test')
-    assert (found.accuracy.correct, found.strict.correct, found.accuracy.n, found.strict.n, found.unreadable) == (2, 1, 4, 4, 1)
+    found = score_outputs(outputs, [APPLES] * 4, ZeroShotCoT(), 'student', 'test')
+    assert (found.accuracy.correct, found.strict.correct, found.accuracy.n, found.strict.n, found.unparsed) == (2, 1, 4, 4, 1)
     row = json.loads(json.dumps(found.summary()))
     assert row['accuracy'] == 0.5 and row['strict']['accuracy'] == 0.25 and row['low'] < 0.5 < row['high'] and row['n'] == 4
     assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
@@ -54,12 +63,12 @@ def test_names_are_escaped_in_reprs():
 
 
 def test_problems_without_gold_answers_are_no_test():
-    with pytest.raises(CotkitError, match='no gold answers'): score(['The answer is 4.'], [Problem('p', 'How many?', '')], ZeroShotCoT())
+    with pytest.raises(CotkitError, match='no gold answers'): score_outputs(['The answer is 4.'], [Problem('p', 'How many?', '')], ZeroShotCoT())
 
 
 def test_counts_must_match():
-    with pytest.raises(CotkitError, match='2 outputs for 1 problems'): score(['a', 'b'], [APPLES], ZeroShotCoT())
-    with pytest.raises(CotkitError, match='nothing to evaluate'): score([], [], ZeroShotCoT())
+    with pytest.raises(CotkitError, match='2 outputs for 1 problems'): score_outputs(['a', 'b'], [APPLES], ZeroShotCoT())
+    with pytest.raises(CotkitError, match='nothing to evaluate'): score_outputs([], [], ZeroShotCoT())
 
 
 def test_a_real_student_takes_the_test():
@@ -72,7 +81,7 @@ def test_a_real_student_takes_the_test():
         if arch == 'seq2seq': tokenizer = train_tokenizer([APPLES.question + ' The answer is 11.'] * 3, arch=arch, vocab_size=300)
         student = Student(build_model('tiny', tokenizer, arch), tokenizer, AnswerOnly(), arch)
         problems = [Problem(f'p{i}', f'{APPLES.question} {i}', '11') for i in range(5)]
-        first, again = (evaluate(student, problems, split='test', max_new_tokens=6) for _ in range(2))
+        first, again = (evaluate(SingleTurn(student, decoding=DecodingParams(6)), problems, split='test') for _ in range(2))
         assert first == again and first.name == 'answer-only' and [p.problem_id for p in first.predictions] == [p.id for p in problems]
     with pytest.raises(CotkitError, match='no problems'): evaluate(student, [])
 
@@ -216,7 +225,7 @@ def test_compare_seeds_pairs_problems():
     rng = np.random.default_rng(3)
     a = [taken(rng.random(300) < 0.8, 'a', seed=s) for s in range(3)]
     b = [taken(rng.random(300) < 0.6, 'b', seed=s) for s in range(3)]
-    shuffled = [Evaluation('b', 'test', e.predictions[::-1], e.seed) for e in b]
+    shuffled = [Evaluation('b', 'test', e.predictions[::-1], e.train_seed) for e in b]
     there = compare_seeds(a, b)
     assert compare_seeds(a, shuffled) == there
     assert there.low < 0.2 < there.high and there.low > 0
@@ -247,7 +256,7 @@ def test_a_contrast_of_two_is_their_difference():
 def test_a_contrast_pairs_problems_whatever_their_order():
     rng = np.random.default_rng(1)
     first, second = drawn(rng, 0.7), drawn(rng, 0.4)
-    turned = [Evaluation(e.name, e.split, e.predictions[::-1], e.seed) for e in second]
+    turned = [Evaluation(e.name, e.split, e.predictions[::-1], e.train_seed) for e in second]
     assert contrast([(0.5, first), (0.5, turned)]) == contrast([(0.5, first), (0.5, second)])
     with pytest.raises(CotkitError, match='different problems'): contrast([(1, first), (-1, [taken([1] * 40, ids=[f'q{i}' for i in range(40)])] * 3)])
 
@@ -293,7 +302,7 @@ def test_the_best_validation_chooses_and_test_only_judges():
     assert (found.step, found.validation, found.test, found.best_step, found.best) == (200, 0.8, 0.6, 300, 0.9)
     assert found.regret == pytest.approx(0.3) and str(found) == 'step 200: 60.0 % on test, regret 30.0 points (best: step 300)'
     assert '30.0 points' in found._repr_html_() and 'best, at step 300' in found._repr_html_()
-    assert select_checkpoint(curve, target=('validation',)).regret == 0
+    assert select_checkpoint(curve, report_on=('validation',)).regret == 0
 
 
 def test_splits_count_the_same_whatever_their_size():
@@ -325,8 +334,8 @@ def test_regret_is_what_a_search_finds(accuracies):
 
 def test_a_selection_refuses():
     with pytest.raises(CotkitError, match='is empty'): select_checkpoint({})
-    with pytest.raises(CotkitError, match='is empty'): select_checkpoint(curve_of(validation=(1,), test=(1,)), by=())
-    with pytest.raises(CotkitError, match="step 100 has no split 'longer'"): select_checkpoint(curve_of(validation=(1,), test=(1,)), target=['longer'])
+    with pytest.raises(CotkitError, match='is empty'): select_checkpoint(curve_of(validation=(1,), test=(1,)), select_on=())
+    with pytest.raises(CotkitError, match="step 100 has no split 'longer'"): select_checkpoint(curve_of(validation=(1,), test=(1,)), report_on=['longer'])
 
 
 @pytest.mark.parametrize('freedom', [1, 2, 3, 7.5, 40, 1500])
@@ -380,10 +389,10 @@ def test_nothing_heavy_is_imported():
 
 def test_a_summary_is_enough_for_every_table():
     "Accuracy, intervals and paired comparisons from what a run record keeps"
-    def made(pattern, seed): return Evaluation('student', 'test', [Prediction(f'test-{i}', 'x', '1', digit == '1', True) for i, digit in enumerate(pattern)], seed)
+    def made(pattern, seed): return Evaluation('student', 'test', [Prediction(f'test-{i}', 'x', '1', {'exact_match': float(digit)}, True) for i, digit in enumerate(pattern)], seed)
     full = [made('1101001110', 0), made('1111001010', 1)]
     kept = [Evaluation.from_summary(json.loads(json.dumps(e.summary()))) for e in full]
-    assert [e.accuracy for e in kept] == [e.accuracy for e in full] and [e.seed for e in kept] == [0, 1]
+    assert [e.accuracy for e in kept] == [e.accuracy for e in full] and [e.train_seed for e in kept] == [0, 1]
     assert summarise(kept) == summarise(full) and compare(*kept) == compare(*full)
 
 
@@ -400,3 +409,198 @@ def test_a_p_value_agrees_with_its_interval():
     one = np.array([[0.1, 0.4, 0.2, 0.9]])
     assert p_value(contrast([(1, one)])) == pytest.approx(stats.ttest_1samp(one[0], 0).pvalue)
     assert math.isnan(p_value(paired_difference(first[:1], second[:1]))) and math.isnan(p_value(paired_difference(first, first)))
+
+
+# ---------------------------------------------------------------- scores, summaries, strategies
+
+WORDS = [Problem(f'w{i}', f'Ann has {i} apples and finds 2 more. How many?', str(i + 2), gold_steps=(f'{i} + 2 = {i + 2}.',))
+         for i in range(12)]
+COLOURS = [Problem(f'c{i}', f'Which colour has apple {i}?', ('red', 'green')[i % 2], kind='choice',
+                   choices=('red', 'green', 'a rather long colour')) for i in range(4)]
+
+
+def stored(e): return Evaluation.from_summary(json.loads(json.dumps(e.summary())))
+
+
+def test_a_summary_pairs_with_a_whole_evaluation():
+    "By the ids of the problems, in any order; an old summary, which has none, does not"
+    whole, other = taken([1, 1, 0, 1, 0], 'a'), Evaluation('b', 'test', taken([0, 1, 1, 0, 0]).predictions[::-1])
+    assert compare(whole, stored(other)) == compare(whole, other) and compare(stored(whole), other) == compare(whole, other)
+    old = Evaluation.from_summary({'name': 'b', 'split': 'test', 'items': '00110', 'seed': 3})
+    assert old.train_seed == 3 and [p.problem_id for p in old.predictions][:2] == ['test-0', 'test-1']
+    with pytest.raises(CotkitError, match='different problems'): compare(whole, old)
+
+
+def test_a_summary_keeps_every_count_and_score():
+    outputs = [Trace('w0', 'The answer is 2.', finish_reason='stop'), Trace('w1', 'It is 3'),
+               Trace('w2', 'The answer is 9.', finish_reason='stop'), Trace('w3', 'hm', finish_reason='length')]
+    found = add_scores(score_outputs(outputs, WORDS[:4], ZeroShotCoT(), 's', 'test', 5), WORDS, ['token_edit_distance', 'numeric_error'])
+    kept = stored(found)
+    for e in (found, kept):
+        assert (e.accuracy.correct, e.strict.correct, e.unparsed, e.truncated, e.train_seed) == (2, 1, 1, 1, 5)
+        assert e.scores('token_edit_distance') == [0, 0, 1, 1] and e.scores('numeric_error') == [0, 0, 1, 1]
+    assert kept.summary() == found.summary()
+    assert summarise([kept], 'token_edit_distance') == summarise([found], 'token_edit_distance')
+    with pytest.raises(CotkitError, match="no scores of 'brier'. It has: exact_match"): kept.scores('brier')
+
+
+def test_old_files_are_read():
+    "Summaries with digits and `unreadable`, predictions with `correct` and `strict`"
+    row = {'name': 's', 'split': 'test', 'seed': 2, 'accuracy': 0.6, 'low': 0.2, 'high': 0.9, 'correct': 3, 'n': 5,
+           'strict': {'accuracy': 0.4, 'low': 0.1, 'high': 0.8, 'correct': 2, 'n': 5}, 'unreadable': 1, 'items': '10110'}
+    old = Evaluation.from_summary(row)
+    assert (old.accuracy.correct, old.strict.correct, old.unparsed, old.truncated) == (3, 2, 1, 0)
+    assert [p.correct for p in old.predictions] == [True, False, True, True, False]
+    whole = Evaluation.from_dict({'name': 's', 'split': 'test', 'seed': 2, 'predictions': [
+        {'problem_id': 'a', 'output': 'x', 'answer': '1', 'correct': True, 'strict': True}, {'problem_id': 'b', 'output': 'y', 'answer': None, 'correct': False, 'strict': False}]})
+    assert whole.train_seed == 2 and [(p.correct, p.strict, p.answer) for p in whole.predictions] == [(True, True, '1'), (False, False, None)]
+
+
+def test_metrics_against_their_definitions():
+    def brute(a, b): return max(len(a), len(b)) if not a or not b else min(brute(a[1:], b) + 1, brute(a, b[1:]) + 1, brute(a[1:], b[1:]) + (a[0] != b[0]))
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        a, b = (rng.integers(0, 3, rng.integers(0, 6)).tolist() for _ in range(2))
+        assert edit_distance(a, b) == brute(a, b)
+    read = lambda text: read_trace(text, APPLES, ZeroShotCoT())
+    assert [token_edit_distance(read(f'The answer is {o}.'), APPLES) for o in ('11', '1', '1,100', '-11')] == [0, 1, 2, 1]
+    assert [numeric_error(read(f'The answer is {o}.'), APPLES) for o in ('11', '5.5', '33', 'red')] == [0, 0.5, 1, 1]
+    with pytest.raises(CotkitError, match='is no number'): numeric_error(read('The answer is 11.'), COLOURS[0])
+    with pytest.raises(CotkitError, match='Likelihood'): brier(read('The answer is 11.'), COLOURS[0])
+    three = Prediction('c0', '', choice_logprobs={'red': math.log(0.2), 'green': math.log(0.2), 'a rather long colour': math.log(0.1)})
+    assert brier(three, COLOURS[0]) == pytest.approx(0.6 ** 2 + 0.4 ** 2 + 0.2 ** 2) and log_likelihood(three, COLOURS[0]) == math.log(0.2)
+
+
+def test_an_unknown_metric_is_refused():
+    with pytest.raises(CotkitError, match='Did you mean exact_match'): add_scores(taken([1]), [], ['exact_mach'])
+    with pytest.raises(CotkitError, match='is not registered'): add_scores(taken([1]), [], [lambda prediction, problem: 1])
+
+
+@pytest.fixture(scope='module')
+def student():
+    import torch
+    from cotkit.models.students import StudentConfig, make_student
+    torch.set_num_threads(1)
+    texts = [t for p in COLOURS for e in choice_examples(p, AnswerOnly()).values() for t in (e.input, e.target)]
+    return make_student(StudentConfig('nano', vocab_size=300), AnswerOnly(), texts * 3)
+
+
+def test_a_teacher_is_evaluated_with_the_same_call(tmp_path):
+    "And is asked once: the second call reads the store"
+    teacher = OracleTeacher(WORDS, accuracy=0.7, seed=1)
+    asked = SingleTurn(teacher, ZeroShotCoT(), store=tmp_path/'a.db')
+    found = evaluate(asked, WORDS, 'oracle', 'words', ['strict_match'], train_seed=0)
+    assert [p.correct for p in found.predictions] == [teacher.is_right(p.id) for p in WORDS] and 0 < found.accuracy.correct < 12
+    assert found.scores('strict_match') == [float(p.correct) for p in found.predictions]
+    assert evaluate(asked, WORDS, 'oracle', 'words', ['strict_match']) == found
+    again = strategy_from_dict(json.loads(json.dumps(found.strategy)), teacher, tmp_path/'a.db')
+    assert again.solve(WORDS) == asked.solve(WORDS)
+    with pytest.raises(CotkitError, match='store'): SingleTurn(teacher, ZeroShotCoT())
+    with pytest.raises(CotkitError, match='format'): SingleTurn(teacher, store=tmp_path/'a.db')
+
+
+class Moody(OracleTeacher):
+    "Refuses one question; another time its endpoint is down"
+    down = False
+
+    async def complete(self, request):
+        if request.problem_id == 'w3': raise NoAnswerError('the model refused')
+        if self.down and request.problem_id in ('w5', 'w6'): raise TeacherError('HTTP 404', status=404)
+        return await super().complete(request)
+
+
+def test_a_refusal_is_wrong_and_a_failure_stops(tmp_path):
+    teacher = Moody(WORDS, accuracy=1.0)
+    teacher.down = True
+    asked = SingleTurn(teacher, ZeroShotCoT(), store=tmp_path/'a.db', limits=RequestLimits(retries=0, progress=False))
+    with pytest.raises(CotkitError, match='2 of 12 answers are missing: HTTP 404'): evaluate(asked, WORDS)
+    teacher.down = False
+    found = evaluate(asked, WORDS)
+    assert (found.accuracy.correct, found.unparsed) == (11, 1) and found.predictions[3].output == ''
+
+
+def test_a_vote_takes_the_most_common_answer(tmp_path):
+    teacher = OracleTeacher(WORDS, accuracy=0.6, seed=3)
+    sampled = SingleTurn(teacher, ZeroShotCoT(), sampling=SamplingParams(temperature=0.7), store=tmp_path/'a.db')
+    for problem, trace, samples in zip(WORDS, Vote(sampled, 5).solve(WORDS), sampled.sample(WORDS, 5)):
+        answers = [ZeroShotCoT().parse(s.output, problem).value for s in samples]
+        assert trace.samples == tuple(s.output for s in samples) and trace.tokens == sum(s.tokens for s in samples)
+        assert answers.count(ZeroShotCoT().parse(trace.output, problem).value) == max(map(answers.count, answers))
+    with pytest.raises(CotkitError, match='temperature'): Vote(SingleTurn(teacher, ZeroShotCoT(), store=tmp_path/'a.db'), 5)
+    with pytest.raises(CotkitError, match='k'): Vote(sampled, 0)
+    assert strategy_from_dict(strategy_to_dict(Vote(sampled, 5)), teacher, tmp_path/'a.db') == Vote(sampled, 5)
+
+
+def test_a_student_votes_over_different_samples(student):
+    voted = Vote(SingleTurn(student, decoding=DecodingParams(8, temperature=2.0)), 4)
+    first, again = voted.solve(COLOURS), voted.solve(COLOURS)
+    assert first == again and all(len(t.samples) == 4 for t in first) and max(len(set(t.samples)) for t in first) > 1
+
+
+@pytest.mark.parametrize('arch', ['causal', 'seq2seq'])
+@pytest.mark.parametrize('normalise', ['sum', 'token', 'byte'])
+def test_likelihood_against_one_forward_pass_each(normalise, arch):
+    import torch
+    from cotkit.models.students import StudentConfig, make_student
+    from cotkit.models.tokenizers import tokenize_inputs, tokenize_targets
+    examples = [e for p in COLOURS for e in choice_examples(p, AnswerOnly()).values()]
+    student = make_student(StudentConfig('nano', arch, 300), AnswerOnly(), [t for e in examples for t in (e.input, e.target)] * 3)
+    traces = Likelihood(student, normalise=normalise, batch_size=5).solve(COLOURS)
+    expected = []
+    for e in examples:
+        (read,), (target,) = tokenize_inputs(student.tokenizer, [e.input], arch), tokenize_targets(student.tokenizer, [e.target], arch)
+        with torch.no_grad():
+            if arch == 'causal': logits = student.model(torch.tensor([[*read, *target]])).logits[0, len(read) - 1:-1]
+            else: logits = student.model(input_ids=torch.tensor([read]), labels=torch.tensor([target])).logits[0]
+        total = logits.log_softmax(-1)[range(len(target)), target].sum().item()
+        expected.append(total / {'sum': 1, 'token': len(target), 'byte': len(e.target.encode())}[normalise])
+    assert [v for t in traces for v in t.choice_logprobs.values()] == pytest.approx(expected, abs=1e-4)
+    found = evaluate(Likelihood(student, normalise=normalise), COLOURS, metrics=['brier', 'log_likelihood'])
+    best = [max(t.choice_logprobs, key=t.choice_logprobs.get) for t in traces]
+    assert [p.answer for p in found.predictions] == best and found.unparsed == 0
+    assert found.scores('log_likelihood') == [t.choice_logprobs[p.answer] for t, p in zip(traces, COLOURS)]
+    assert strategy_from_dict(json.loads(json.dumps(found.strategy)), student) == Likelihood(student, normalise=normalise)
+
+
+def test_likelihood_refuses(student):
+    with pytest.raises(CotkitError, match='no choices'): Likelihood(student).solve([APPLES])
+    with pytest.raises(CotkitError, match='no target without reasoning'): Likelihood(student, ZeroShotCoT()).solve(COLOURS)
+    with pytest.raises(CotkitError, match="is 'bytes'. sum, token or byte"): Likelihood(student, normalise='bytes')
+
+
+def test_truncated_outputs_are_counted(student):
+    "F42: all four are cut at the limit"
+    found = evaluate(SingleTurn(student, decoding=DecodingParams(3)), COLOURS)
+    assert found.truncated == 4 == found.summary()['truncated'] and all(p.tokens == 3 for p in found.predictions)
+    assert 'truncated' in found._repr_html_()
+
+
+def test_an_own_strategy_and_metric_survive_a_process(tmp_path):
+    "Another process that imports the file reads the evaluation and makes the strategy again; one that does not is told so"
+    (tmp_path/'mine.py').write_text('''
+from dataclasses import dataclass
+from cotkit.data.formats import ZeroShotCoT
+from cotkit.evaluation.metrics import register_metric
+from cotkit.evaluation.strategies import Trace, register_strategy
+
+@register_strategy('parrot')
+@dataclass
+class Parrot:
+    model: object
+    words: str = ''
+    format = ZeroShotCoT()
+    def solve(self, problems): return [Trace(p.id, self.words) for p in problems]
+    def config(self): return {'words': self.words}
+
+@register_metric('length')
+def length(prediction, problem): return len(prediction.output)
+''')
+    run = lambda code: subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, 'PYTHONPATH': f'{ROOT}:{tmp_path}'})
+    made = run('import json, mine; from cotkit.evaluation.evaluate import evaluate; from cotkit.data.core import Problem\n'
+               'e = evaluate(mine.Parrot(None, "The answer is 4."), [Problem("a", "2 + 2?", "4")], metrics=["length"])\n'
+               'json.dump(e.to_dict(), open("e.json", "w"))')
+    assert made.returncode == 0, made.stderr
+    read = ('import json; from cotkit.evaluation.evaluate import Evaluation; from cotkit.evaluation.strategies import strategy_from_dict\n'
+            'e = Evaluation.from_dict(json.load(open("e.json"))); print(e.scores("length"), strategy_from_dict(e.strategy, None))')
+    assert run(f'import mine\n{read}').stdout.strip() == "[16.0] Parrot(model=None, words='The answer is 4.')"
+    assert "no strategy 'parrot'" in run(read).stderr and 'import the file' in run(read).stderr

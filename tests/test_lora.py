@@ -10,6 +10,8 @@ import torch
 from cotkit.data.core import CotkitError
 from cotkit.training.trainer import read_history
 from cotkit.evaluation.evaluate import evaluate
+from cotkit.evaluation.strategies import SingleTurn
+from cotkit.models.generate import DecodingParams
 from cotkit.models.generate import DecodingParams, generate
 from cotkit.models.students import LoRA, Student, with_lora
 from test_distill import ARCHITECTURES, VALIDATION, Stop, make_student, run
@@ -45,7 +47,7 @@ def test_what_is_saved_answers_like_the_student(trained):
     arch, folder, student, _ = trained
     loaded = Student.load(folder/'student')
     assert generate(loaded, PROMPTS, DecodingParams(12)) == generate(student, PROMPTS, DecodingParams(12))
-    asked, again = (evaluate(s, VALIDATION, max_new_tokens=12) for s in (student, loaded))
+    asked, again = (evaluate(SingleTurn(s, decoding=DecodingParams(12)), VALIDATION) for s in (student, loaded))
     assert [p.output for p in asked.predictions] == [p.output for p in again.predictions]
     assert not hasattr(loaded.model, 'peft_config') and hasattr(student.model, 'peft_config') and loaded.format == student.format
 

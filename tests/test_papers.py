@@ -43,7 +43,7 @@ def shown(): return shown_text(NOTEBOOK, prose=True)
 
 def evaluations(students, task, method, split):
     runs = sorted((r for r in students if (r.config['task'], r.config['method']) == (task, method)), key=lambda r: r.seed)
-    return [Evaluation(method, split, [Prediction(str(i), '', correct=digit == '1') for i, digit in enumerate(r.results['correct'][split])], r.seed) for r in runs]
+    return [Evaluation(method, split, [Prediction(str(i), '', scores={'exact_match': float(digit)}) for i, digit in enumerate(r.results['correct'][split])], r.seed) for r in runs]
 
 
 def tasks(students): return sorted({r.config['task'] for r in students})
@@ -201,6 +201,8 @@ def test_a_t5_checkpoint_is_distilled_and_evaluated(t5_folder, tmp_path):
     from cotkit.training.trainer import TrainingSet, read_history
     from train_settings import settings
     from cotkit.evaluation.evaluate import evaluate
+    from cotkit.evaluation.strategies import SingleTurn
+    from cotkit.models.generate import DecodingParams
     from cotkit.data.formats import StepByStep, ZeroShotCoT
     from cotkit.models.students import Student, make_student
     from cotkit.data.tasks import load_task
@@ -214,9 +216,10 @@ def test_a_t5_checkpoint_is_distilled_and_evaluated(t5_folder, tmp_path):
     assert any(not torch.equal(p, before[name]) for name, p in student.model.named_parameters())
     history = read_history(tmp_path/'run')
     assert history[-1]['step'] == 3 and all(row['loss'] == row['loss'] for row in history if 'loss' in row)
-    evaluation = evaluate(student, task['test'], max_new_tokens=8)
+    short = DecodingParams(8)
+    evaluation = evaluate(SingleTurn(student, decoding=short), task['test'])
     assert len(evaluation.predictions) == len(task['test']) == 3
-    again = evaluate(Student.load(tmp_path/'run'/'student'), task['test'], max_new_tokens=8)
+    again = evaluate(SingleTurn(Student.load(tmp_path/'run'/'student'), decoding=short), task['test'])
     assert [p.output for p in again.predictions] == [p.output for p in evaluation.predictions]
 
 

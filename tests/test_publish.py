@@ -16,7 +16,7 @@ from hub_server import Hub
 from huggingface_hub import ModelCard
 
 from cotkit.data.core import CotkitError, Problem
-from cotkit.evaluation.evaluate import score
+from cotkit.evaluation.evaluate import score_outputs
 from cotkit.data.formats import FORMATS, StepByStep, ZeroShotCoT, demonstrations, get_format
 from cotkit.models.generate import generate
 from cotkit.models.students import Student, StudentConfig, make_student
@@ -32,7 +32,7 @@ TEXTS = [p.question for p in PROBLEMS] * 2
 RECORD = RunRecord({'task': 'word_problems', 'teacher': 'oracle', 'note': '```\n---\n# no heading'}, seed=7, git={'commit': 'c0ffee', 'dirty': False}, data={'word_problems': 'f00d'})
 
 
-def taken(split='test', wrong=4): return score([f'The answer is {int(p.answer) + (i % wrong == 0)}.' for i, p in enumerate(PROBLEMS)], PROBLEMS, ZeroShotCoT(), 'apples', split)
+def taken(split='test', wrong=4): return score_outputs([f'The answer is {int(p.answer) + (i % wrong == 0)}.' for i, p in enumerate(PROBLEMS)], PROBLEMS, ZeroShotCoT(), 'apples', split)
 
 
 @pytest.fixture(scope='module')
@@ -198,7 +198,7 @@ def outcomes(student, tmp_path_factory):
     where = tmp_path_factory.mktemp('uploads')
     student.save(where/'student')
     (where/'apples.json').write_text(json.dumps(taken().to_dict()))
-    with Hub(TOKEN) as hub: environment = hub.environment(HF_HUB_DISABLE_XET='0', HF_HOME=str(where/'cache'), PYTHONPATH=str(Path(__file__).parent))
+    with Hub(TOKEN) as hub: environment = hub.environment(HF_HUB_DISABLE_XET='0', HF_HOME=str(where/'cache'), PYTHONPATH=f'{Path(__file__).parent}:{Path(__file__).parent.parent}')
     return json.loads(process('import test_publish; test_publish.all_uploads()', where, environment).splitlines()[-1])
 
 

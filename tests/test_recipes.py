@@ -12,7 +12,9 @@ from cotkit.training.distill import distill
 from cotkit.training.encode import encode
 from cotkit.training.trainer import TrainingSet, read_history
 from train_settings import settings
-from cotkit.evaluation.evaluate import evaluate, score
+from cotkit.evaluation.evaluate import evaluate, score_outputs
+from cotkit.evaluation.strategies import SingleTurn
+from cotkit.models.generate import DecodingParams
 from cotkit.data.formats import AnswerOnly, FewShotAnswerOnly, FewShotCoT, StepByStep, ZeroShotCoT, answer_text, demonstrations, examples_from, gold_rationale
 from cotkit.models.students import Size, StudentConfig, make_student
 from cotkit.data.word_problems import word_problems
@@ -130,7 +132,7 @@ def test_what_is_taught_is_read_back(task, method, problems):
     answered = [p for p in problems[task] if p.id in kept]
     stating = 'rationale' if method == 'rationale and label' else 'label'
     targets = [e.target for p in answered for e in format.examples(p, [kept[p.id]]) if e.objective == stating]
-    evaluation = score(targets, answered, format)
+    evaluation = score_outputs(targets, answered, format)
     assert evaluation.accuracy.correct == evaluation.strict.correct == len(answered) == 6
 
 # what is trained
@@ -159,7 +161,7 @@ def test_one_path_trains_every_method_and_task(task, method, arch, problems, stu
     taught = {name for name, weight in format.objective_weights.items() if weight}
     assert {name for name in ('label', 'rationale') for row in history if f'{name}_loss' in row} == taught
     assert {f'eval_{name}_exact' for name in taught} <= history[-1].keys()
-    evaluation = evaluate(student, held_out, max_new_tokens=4)
+    evaluation = evaluate(SingleTurn(student, decoding=DecodingParams(4)), held_out)
     assert evaluation.accuracy.n == 1 and isinstance(evaluation.predictions[0].output, str)
 
 

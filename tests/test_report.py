@@ -27,7 +27,7 @@ def problems_of(n): return [Problem(f'p{i}', f'Ann has {i} apples and buys 4 mor
 
 def taken(problems, verdicts, name, split='test', seed=0):
     texts = [f'{p.answer if v else 0} is what {name} says. The answer is {p.answer if v else 0}.' for p, v in zip(problems, verdicts)]
-    return Evaluation(name, split, [Prediction(p.id, t, p.answer if v else '0', bool(v), True) for p, v, t in zip(problems, verdicts, texts)], seed)
+    return Evaluation(name, split, [Prediction(p.id, t, p.answer if v else '0', {'exact_match': float(v > 0)}, True) for p, v, t in zip(problems, verdicts, texts)], seed)
 
 
 @pytest.fixture(scope='module')

@@ -10,6 +10,8 @@ from cotkit.training.distill import distill
 from cotkit.training.trainer import TrainingSet
 from train_settings import settings
 from cotkit.evaluation.evaluate import evaluate
+from cotkit.evaluation.strategies import SingleTurn
+from cotkit.models.generate import DecodingParams
 from cotkit.data.formats import FewShotCoT, StepByStep, ZeroShotCoT, demonstrations, gold_rationale
 from cotkit.models.students import Student, StudentConfig, make_student
 from cotkit.teachers.store import Store
@@ -101,7 +103,7 @@ def test_the_main_job_with_a_served_teacher(server, tmp_path):
     texts = [t for p in items for e in StepByStep().examples(p, about.get(p.id, [])) for t in (e.input, e.target)]
     student = make_student(StudentConfig('nano', 'seq2seq'), StepByStep(), texts)
     distill(student, TrainingSet(items[:24], curated.kept, items[24:]), output_dir=tmp_path/'run', config=settings(max_steps=30))
-    examined = evaluate(Student.load(tmp_path/'run'/'student'), items[24:], 'student', 'validation', max_new_tokens=8)
+    examined = evaluate(SingleTurn(Student.load(tmp_path/'run'/'student'), decoding=DecodingParams(8)), items[24:], 'student', 'validation')
     assert examined.accuracy.n == 6
     plain, tokenizer = (o.from_pretrained(tmp_path/'run'/'student') for o in (AutoModelForSeq2SeqLM, AutoTokenizer))
     written = plain.generate(**tokenizer(StepByStep().prompt(items[24]), return_tensors='pt'), max_new_tokens=8)

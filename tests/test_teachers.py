@@ -10,7 +10,7 @@ from cotkit.data.answers import is_correct, read_answer
 from cotkit.data.word_problems import word_problems
 from cotkit.teachers.local import LocalTeacher, token_texts
 from cotkit.teachers.openai import EndpointConfig, OpenAITeacher, completion_from_reply, retry_after_seconds, status_error
-from cotkit.teachers.protocol import OracleTeacher, ReplayTeacher, Teacher, TeacherError
+from cotkit.teachers.protocol import OracleTeacher, ReplayTeacher, Teacher, TeacherError, split_thinking
 from loopback import Loopback, Raw, Reset, Stall, Status, Truncate
 
 KEY = 'sk-very-secret-4711'
@@ -336,6 +336,87 @@ def test_token_texts_join_to_the_text(text):
     tokenizer = chat_tokenizer()
     ids = tokenizer(text, add_special_tokens=False)['input_ids']
     assert ''.join(token_texts(tokenizer, ids)) == tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+# How servers want to be asked
+
+def test_fields_that_a_server_refuses_can_be_left_out():
+    with Loopback() as server:
+        teacher = OpenAITeacher('tiny', EndpointConfig(server.base_url, omit=('temperature', 'stop')))
+        ask(teacher, Request('tiny', 'Q', stop=('\n\nQ:',)))
+        assert set(server.received[0][2]) == {'model', 'messages', 'max_tokens'}
+    assert teacher.name != 'tiny' and EndpointConfig(teacher_name='mine').teacher_name == OpenAITeacher('tiny', EndpointConfig('http://127.0.0.1:9/v1', teacher_name='mine')).name
+
+
+def test_a_base_url_with_a_query_and_a_key_in_a_header_of_its_own():
+    with Loopback() as server:
+        url = server.base_url.replace('/v1', '/openai/deployments/g?api-version=2024-06-01')
+        ask(OpenAITeacher('tiny', EndpointConfig(url, key_header='api-key')), Request('tiny', 'Q'))
+        assert server.paths == ['/openai/deployments/g/chat/completions?api-version=2024-06-01']
+        headers = {name.lower(): value for name, value in server.received[0][1].items()}
+    assert headers['api-key'] == KEY and 'authorization' not in headers
+
+
+def test_a_login_in_the_url_is_sent_as_basic_authentication():
+    with Loopback() as server:
+        ask(OpenAITeacher('tiny', EndpointConfig(server.base_url.replace('http://', 'http://user:pass%20word@'))), Request('tiny', 'Q'))
+        assert server.received[0][1]['Authorization'] == 'Basic dXNlcjpwYXNzIHdvcmQ='
+
+
+def test_the_key_goes_to_no_other_address():
+    with Loopback() as other:
+        error = error_of(lambda n, body: Status(307, {'Location': f'{other.base_url}/chat/completions'}))
+        assert error.fatal and other.received == [] and 'another address (HTTP 307)' in str(error)
+
+
+def test_a_key_that_a_reply_repeats_is_taken_out():
+    body = {'choices': [{'message': {'content': f'Your key is {KEY}. The answer is 11.'}}]}
+    with Loopback(lambda n, b: Raw(json.dumps(body))) as server:
+        assert ask(OpenAITeacher('tiny', EndpointConfig(server.base_url)), Request('tiny', 'Q')).text == 'Your key is ***. The answer is 11.'
+    error = error_of(lambda n, b: Raw(json.dumps({'error': {'message': f'bad {KEY}', 'code': 400}})))
+    assert 'bad ***' in str(error)
+
+
+@pytest.mark.parametrize('text, thinking, answer', [
+    ('The answer is 5.', '', 'The answer is 5.'),
+    ('a </think> b </think> c', 'a </think> b', 'c'),
+    ('<THINK>a</THINK>b', 'a', 'b'),
+    ('<reasoning>a</reasoning>\nb', 'a', 'b'),
+    ('if x <think> then', '', 'if x <think> then'),
+    ('<|start|>assistant<|channel|>final<|message|>b<|return|>', '', 'b'),
+    ('<|channel|>analysis<|message|>a<|end|>', 'a', '')])
+def test_split_thinking(text, thinking, answer): assert split_thinking(text) == (thinking, answer)
+
+
+@given(st.text(max_size=80))
+def test_splitting_again_changes_nothing_in_a_text_without_thinking(text):
+    thinking, answer = split_thinking(text)
+    if not thinking: assert answer == text or '<' in text
+
+
+def test_a_local_teacher_runs_no_code_and_asks_nobody(tmp_path):
+    "A checkpoint that wants its own code to be run is refused at once, whatever stands on stdin"
+    from tiny_models import chat_tokenizer, tiny_llama
+    tokenizer = chat_tokenizer()
+    tiny_llama(tokenizer).save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path/'config.json').read_text()) | {'model_type': 'not_there', 'auto_map': {'AutoConfig': 'conf.C', 'AutoModelForCausalLM': 'mod.M'}}
+    (tmp_path/'config.json').write_text(json.dumps(config))
+    for name in ('conf', 'mod'): (tmp_path/f'{name}.py').write_text(f'open({str(tmp_path/"ran")!r}, "w")')
+    program = f'from cotkit.teachers.local import LocalTeacher\ntry: LocalTeacher({str(tmp_path)!r})\nexcept ValueError as e: print(type(e).__name__)'
+    ran = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, input='y\n', timeout=120)
+    assert ran.stdout.strip() == 'CotkitError', ran.stderr[-500:]
+    assert 'Do you wish' not in ran.stdout + ran.stderr and not (tmp_path/'ran').exists()
+
+
+def test_a_local_teacher_takes_no_pickle(tmp_path):
+    import torch
+    from tiny_models import chat_tokenizer, tiny_llama
+    tokenizer = chat_tokenizer()
+    tiny_llama(tokenizer).save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path)
+    from safetensors.torch import load_file
+    torch.save(load_file(tmp_path/'model.safetensors'), tmp_path/'pytorch_model.bin')
+    (tmp_path/'model.safetensors').unlink()
+    with pytest.raises(CotkitError): LocalTeacher(tmp_path)
 
 
 def test_light_import():

@@ -105,7 +105,7 @@ def _examine(name: str, folder: Path, settings: DemoSettings, advance: Callable[
     task, student = _problems(settings), Student.load(folder/'students'/name/'student')
     evaluations = []
     for split in TEST_SETS:
-        evaluations.append(evaluate(student, task[split], name, split, seed=settings.seed))
+        evaluations.append(evaluate(student, task[split], name, split, train_seed=settings.seed))
         advance(len(task[split]))
     write_jsonl(folder/'students'/name/'evaluations.jsonl', (e.to_dict() for e in evaluations))
 

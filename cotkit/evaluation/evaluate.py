@@ -5,135 +5,204 @@
 # %% ../../nbs/evaluation/53_evaluate.ipynb #1b5e6aba
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from ..data.answers import Accuracy, is_correct
-from ..data.core import CotkitError, Problem, Row, _table
+from ..data.answers import Accuracy
+from ..data.core import CotkitError, Problem, Row, html_table
+from ..data.formats import Format
 from . import statistics
+from .metrics import METRICS, SHARES, Metric, Prediction, read_trace
 from .statistics import Estimate, bonett_price, mcnemar
+from .strategies import SingleTurn, Strategy, Trace, strategy_to_dict
 
 if TYPE_CHECKING:
-    from cotkit.data.formats import Format
     from cotkit.models.students import Student
 
 # %% auto #0
-__all__ = ['Prediction', 'read_output', 'Evaluation', 'score', 'evaluate', 'Comparison', 'compare', 'score_table', 'summarise',
-           'contrast', 'compare_seeds', 'Selection', 'select_checkpoint']
-
-# %% ../../nbs/evaluation/53_evaluate.ipynb #784f19ff
-@dataclass(frozen=True)
-class Prediction(Row):
-    "One output of a student and what was read from it"
-    problem_id: str            # the problem that was asked
-    output: str                # what the student wrote
-    answer: str | None = None  # the answer read from it; None if there is none
-    correct: bool = False      # whether that answer agrees with the gold answer
-    strict: bool = False       # whether it stood behind the format's marker
-
-# %% ../../nbs/evaluation/53_evaluate.ipynb #eb7c515f
-def read_output(
-    output: str,       # what a student or teacher wrote
-    problem: Problem,  # the problem it was asked
-    format: Format,    # the format it was asked with
-) -> Prediction:       # the answer and whether it is right
-    "Read one output with the parser of its own format"
-    answer = format.parse(output, problem)
-    if answer is None: return Prediction(problem.id, output)
-    return Prediction(problem.id, output, answer.value, is_correct(problem, answer), answer.strict)
-
-# %% ../../nbs/evaluation/53_evaluate.ipynb #22cd0980
-class _Stored:
-    "How an `Evaluation` is written down and read back"
-
-    def to_dict(self) -> dict[str, Any]:
-        "All of it, JSON-ready"
-        return {'name': self.name, 'split': self.split, 'seed': self.seed, 'predictions': [p.to_dict() for p in self.predictions]}
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Evaluation:
-        "What `to_dict` gave"
-        return cls(row['name'], row['split'], [Prediction.from_dict(p) for p in row['predictions']], row.get('seed', 0))
-
-    def summary(self) -> dict[str, Any]:
-        "The numbers without the texts, JSON-ready: for a `RunRecord`; `items` has a digit for each problem"
-        return {'name': self.name, 'split': self.split, 'seed': self.seed, **self.accuracy.to_dict(), 'strict': self.strict.to_dict(),
-                'unreadable': self.unreadable, 'items': ''.join(str(int(p.correct)) for p in self.predictions)}
-
-    @classmethod
-    def from_summary(cls, row: Mapping[str, Any]) -> Evaluation:
-        "What a `summary` still knows: enough for every table, interval and paired comparison"
-        predictions = [Prediction(f'{row["split"]}-{i}', '', correct=digit == '1') for i, digit in enumerate(row['items'])]
-        return cls(row['name'], row['split'], predictions, row.get('seed', 0))
+__all__ = ['Evaluation', 'summarise_predictions', 'score_outputs', 'add_scores', 'evaluate', 'Comparison', 'score_table',
+           'compare', 'summarise', 'contrast', 'compare_seeds', 'Selection', 'select_checkpoint']
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #668ee48d
 @dataclass(repr=False)
-class Evaluation(_Stored):
+class Evaluation:
     "How one student did on one set of problems"
     name: str                           # the student
     split: str                          # the set of problems
     predictions: list[Prediction]       # one for each problem, in order
-    seed: int = 0                       # the training seed of the student
+    train_seed: int = 0                 # the training seed of the student
+    strategy: Mapping[str, Any] = field(default_factory=dict)  # how it was asked
 
     def __post_init__(self):
-        if not self.predictions: raise CotkitError('nothing to evaluate', 'Give at least one problem.', field='predictions')
+        if not self.predictions:
+            raise CotkitError('nothing to evaluate', 'Give at least one problem.')
+
+    def _share(self, name: str) -> Accuracy:
+        return Accuracy(sum(getattr(p, name) for p in self.predictions), len(self.predictions))
 
     @property
     def accuracy(self) -> Accuracy:
         "Share of correct answers, flexible reading"
-        return Accuracy(sum(p.correct for p in self.predictions), len(self.predictions))
+        return self._share('correct')
 
     @property
     def strict(self) -> Accuracy:
         "Share of correct answers that stood behind the format's marker"
-        return Accuracy(sum(p.correct and p.strict for p in self.predictions), len(self.predictions))
+        return self._share('strict')
 
     @property
-    def unreadable(self) -> int: return sum(p.answer is None for p in self.predictions)
+    def unparsed(self) -> int:
+        "Outputs without an answer"
+        return sum(p.answer is None for p in self.predictions)
 
-    def __repr__(self) -> str: return f'Evaluation({self.name!r} on {self.split!r}: {self.accuracy})'
+    @property
+    def truncated(self) -> int:
+        "Outputs that were cut at their length limit"
+        return sum(p.truncated for p in self.predictions)
+
+    def scores(self, metric: str) -> list[float]:
+        "The numbers of a metric, one for each prediction; a `CotkitError` if it was not taken"
+        if absent := [p for p in self.predictions if metric not in p.scores]:
+            raise CotkitError(f'{self.name} has no scores of {metric!r}',
+                              f'It has: {", ".join(absent[0].scores)}.', field='metric')
+        return [p.scores[metric] for p in self.predictions]
+
+    def to_dict(self) -> dict[str, Any]:
+        "All of it, JSON-ready"
+        return {'name': self.name, 'split': self.split, 'train_seed': self.train_seed,
+                'strategy': dict(self.strategy),
+                'predictions': [p.to_dict() for p in self.predictions]}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Evaluation:
+        "What `to_dict` gave, also in older files"
+        predictions = [Prediction.from_dict(p) for p in row['predictions']]
+        return _evaluation(row, predictions)
+
+    def summary(self) -> dict[str, Any]:
+        "The numbers without the texts, JSON-ready: for a `RunRecord`"
+        return summarise_predictions(self)
+
+    @classmethod
+    def from_summary(cls, row: Mapping[str, Any]) -> Evaluation:
+        "What a `summary` still knows: enough for every table, interval and paired comparison"
+        return _evaluation(row, (_old_predictions if 'items' in row else _summary_predictions)(row))
+
+    def __repr__(self) -> str:
+        return f'Evaluation({self.name!r} on {self.split!r}: {self.accuracy})'
 
     def _repr_html_(self) -> str:
-        return _table({'student': self.name, 'split': self.split, 'accuracy': self.accuracy, 'strict reading': self.strict, 'unreadable': self.unreadable}.items())
+        return html_table({'student': self.name, 'split': self.split, 'accuracy': self.accuracy,
+                           'strict reading': self.strict, 'unparsed': self.unparsed,
+                           'truncated': self.truncated}.items())
+
+# %% ../../nbs/evaluation/53_evaluate.ipynb #270236b4
+_BITS = {'correct_bits': lambda p: p.correct, 'marked_bits': lambda p: p.marked,
+         'parsed_bits': lambda p: p.answer is not None, 'truncated_bits': lambda p: p.truncated}
+
+
+def summarise_predictions(
+    evaluation: Evaluation,  # a whole one
+) -> dict[str, Any]:         # JSON-ready
+    "Accuracies, counts and scores by problem id, without the texts"
+    e, others = evaluation, {m for p in evaluation.predictions for m in p.scores} - {'exact_match'}
+    bits = {name: ''.join(str(int(fact(p))) for p in e.predictions) for name, fact in _BITS.items()}
+    return {'name': e.name, 'split': e.split, 'train_seed': e.train_seed, **e.accuracy.to_dict(),
+            'strict': e.strict.to_dict(), 'unparsed': e.unparsed, 'truncated': e.truncated,
+            'strategy': dict(e.strategy), 'ids': [p.problem_id for p in e.predictions], **bits,
+            'scores': {metric: e.scores(metric) for metric in sorted(others)}}
+
+# %% ../../nbs/evaluation/53_evaluate.ipynb #b85387f0
+def _summary_predictions(row: Mapping[str, Any]) -> list[Prediction]:
+    "Predictions without texts"
+    columns = zip(row['ids'], *(map(int, row[name]) for name in _BITS))
+    found = []
+    for i, (problem_id, correct, marked, parsed, truncated) in enumerate(columns):
+        scores = {metric: values[i] for metric, values in row['scores'].items()}
+        found.append(Prediction(problem_id, '', '' if parsed else None,
+                                {'exact_match': float(correct), **scores}, bool(marked),
+                                finish_reason='length' if truncated else ''))
+    return found
+
+# %% ../../nbs/evaluation/53_evaluate.ipynb #718b3ab3
+def _evaluation(row: Mapping[str, Any], predictions: list[Prediction]) -> Evaluation:
+    "An evaluation from JSON; the seed had another name"
+    seed = row.get('train_seed', row.get('seed', 0))
+    return Evaluation(row['name'], row['split'], predictions, seed, row.get('strategy', {}))
+
+# %% ../../nbs/evaluation/53_evaluate.ipynb #7856d84d
+def _old_predictions(row: Mapping[str, Any]) -> list[Prediction]:
+    "Predictions of a summary of version 0.1, with ids by position"
+    strict, unparsed = row.get('strict', {}).get('correct', 0), row.get('unreadable', 0)
+    found, right, wrong = [], 0, 0
+    for i, digit in enumerate(row['items']):
+        correct = digit == '1'
+        right, wrong = right + correct, wrong + (not correct)
+        answer = None if not correct and wrong <= unparsed else ''
+        found.append(Prediction(f'{row["split"]}-{i}', '', answer, {'exact_match': float(correct)},
+                                marked=correct and right <= strict))
+    return found
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #58b8e38b
-def score(
-    outputs: Sequence[str],       # what was written, one for each problem
-    problems: Sequence[Problem],  # the problems, in the same order
-    format: Format,               # the format they were asked with
-    name: str = '',               # who wrote it
-    split: str = '',              # the set of problems
-    seed: int = 0,                # the training seed of the student
-) -> Evaluation:                  # every prediction, and the accuracy
+def score_outputs(
+    outputs: Sequence[str | Trace],  # what was written, one for each problem
+    problems: Sequence[Problem],     # the problems, in the same order
+    format: Format,                  # the format they were asked with
+    name: str = '',                  # who wrote it
+    split: str = '',                 # the set of problems
+    train_seed: int = 0,             # the training seed of the student
+) -> Evaluation:                     # every prediction, and the accuracy
     "Read outputs that are already there: a student's, a teacher's, a file's"
     if len(outputs) != len(problems):
-        raise CotkitError(f'{len(outputs)} outputs for {len(problems)} problems', 'Give one output for each problem, in the same order.')
-    if not all(p.answer for p in problems): raise CotkitError('these problems have no gold answers', 'Evaluate on problems that have them.', field='problems')
-    return Evaluation(name, split, [read_output(o, p, format) for o, p in zip(outputs, problems)], seed)
+        raise CotkitError(f'{len(outputs)} outputs for {len(problems)} problems',
+                          'Give one output for each problem, in the same order.')
+    if not all(p.answer for p in problems):
+        raise CotkitError('these problems have no gold answers',
+                          'Evaluate on problems that have them.', field='problems')
+    predictions = [read_trace(o, p, format) for o, p in zip(outputs, problems)]
+    return Evaluation(name, split, predictions, train_seed)
+
+# %% ../../nbs/evaluation/53_evaluate.ipynb #990e37d3
+def add_scores(
+    evaluation: Evaluation,          # of these problems
+    problems: Iterable[Problem],     # what was asked, in any order
+    metrics: Sequence[str | Metric], # registered names, or registered functions
+) -> Evaluation:                     # with the scores of these metrics, too
+    "An evaluation with further scores"
+    named = {_metric_name(m): METRICS[m] if isinstance(m, str) else m for m in metrics}
+    known = {p.id: p for p in problems}
+    def scored(p: Prediction) -> Prediction:
+        found = {name: float(metric(p, known[p.problem_id])) for name, metric in named.items()}
+        return replace(p, scores={**p.scores, **found})
+    return replace(evaluation, predictions=[scored(p) for p in evaluation.predictions])
+
+# %% ../../nbs/evaluation/53_evaluate.ipynb #a289fc3d
+def _metric_name(metric: str | Metric) -> str:
+    "The name under which a metric is registered"
+    if isinstance(metric, str): return metric
+    if name := next((name for name, known in METRICS.items() if known is metric), ''): return name
+    raise CotkitError(f'{metric!r} is not registered', "Put @register_metric('name') above it.")
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #5cd38274
 def evaluate(
-    student: Student,             # model, tokenizer and format
-    problems: Sequence[Problem],  # problems it was not trained on
-    name: str = '',               # how to call it; the name of its format if empty
-    split: str = '',              # how to call the problems
-    max_new_tokens: int = 256,    # the longest output, in tokens
-    batch_size: int = 64,         # how many problems are decoded together
-    temperature: float = 0.0,     # 0 is greedy; more for sampling
-    seed: int = 0,                # training seed of the student; also seeds the sampling
-    progress: bool = False,       # whether to show a progress bar
-) -> Evaluation:                  # every prediction, and the accuracy
-    "Ask a student every problem once"
-    from cotkit.models.generate import DecodingParams, generate
-    if not problems: raise CotkitError('no problems to evaluate on', 'Give a split that is not empty.', field='problems')
-    format = student.required_format()
-    prompts = [format.prompt(p) for p in problems]
-    decoding = DecodingParams(max_new_tokens, batch_size, temperature, sampling_seed=seed)
-    outputs = generate(student, prompts, decoding, progress)
-    return score(outputs, problems, format, name or format.name, split, seed)
+    strategy: Strategy | Student,  # how to solve problems; a student is asked once, greedily
+    problems: Sequence[Problem],   # problems it was not trained on
+    name: str = '',                # how to call it; the name of its format if empty
+    split: str = '',               # how to call the problems
+    metrics: Sequence[str | Metric] = ('exact_match',),  # what is measured; exact match always is
+    train_seed: int = 0,           # the training seed of the student
+) -> Evaluation:                   # every prediction, and the accuracy
+    "Let a student or a strategy solve problems, and score what it brings"
+    if not problems:
+        raise CotkitError('no problems to evaluate on', 'Give a split that is not empty.')
+    if not hasattr(strategy, 'solve'): strategy = SingleTurn(strategy)
+    traces, format = strategy.solve(problems), strategy.format
+    found = score_outputs(traces, problems, format, name or format.name, split, train_seed)
+    found = replace(found, strategy=strategy_to_dict(strategy))
+    return add_scores(found, problems, [m for m in metrics if m != 'exact_match'])
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #7d220397
 @dataclass(frozen=True)
@@ -151,93 +220,115 @@ class Comparison(Row):
     n: int                 # all problems
 
     def __str__(self) -> str:
-        signed = [f'{100 * o:+.1f}' for o in (self.difference, self.low, self.high)]
+        value, low, high = (f'{100 * o:+.1f}' for o in (self.difference, self.low, self.high))
         p = 'p < 0.0001' if self.p < 0.0001 else f'p = {self.p:.4f}'
-        return f'{signed[0]} points [{signed[1]}, {signed[2]}], {p}, n = {self.n}'
+        return f'{value} points [{low}, {high}], {p}, n = {self.n}'
 
     def _repr_html_(self) -> str:
-        return _table([(f'{self.first} − {self.second}', self), (f'only {self.first}', self.only_first),
-                       (f'only {self.second}', self.only_second)])
+        return html_table([(f'{self.first} − {self.second}', self),
+                           (f'only {self.first}', self.only_first),
+                           (f'only {self.second}', self.only_second)])
 
-# %% ../../nbs/evaluation/53_evaluate.ipynb #2404063c
-def _paired(first: Evaluation, second: Evaluation) -> list[tuple[bool, bool]]:
-    "Correctness side by side; a `CotkitError` unless both took the same problems"
-    a, b = ({p.problem_id: p.correct for p in e.predictions} for e in (first, second))
-    if len(a) < len(first.predictions) or len(b) < len(second.predictions):
-        raise CotkitError('a problem occurs twice in one evaluation', 'Compare evaluations that ask every problem once.')
-    if lonely := a.keys() ^ b.keys():
-        raise CotkitError(f'{first.name} and {second.name} took different problems, such as {min(lonely)!r}', 'Evaluate both on the same problems.')
-    return [(correct, b[problem]) for problem, correct in a.items()]
+# %% ../../nbs/evaluation/53_evaluate.ipynb #79405d1f
+def score_table(
+    evaluations: Sequence[Evaluation],  # an evaluation for each seed, all on the same problems
+    metric: str = 'exact_match',        # which scores
+    first: Evaluation | None = None,    # whose order of problems; the first one's if None
+) -> np.ndarray:                        # (seeds, items)
+    "Scores as a table, paired by problem id; a `CotkitError` unless all took the same problems"
+    if not evaluations:
+        raise CotkitError('no evaluations', 'Give one for each seed.', field='evaluations')
+    first = first or evaluations[0]
+    ids = [p.problem_id for p in first.predictions]
+    rows = []
+    for e in evaluations:
+        scores = dict(zip((p.problem_id for p in e.predictions), e.scores(metric)))
+        _check_paired(ids, scores, (first.name, e.name), len(e.predictions))
+        rows.append([scores[id] for id in ids])
+    return np.array(rows, dtype=float)
+
+# %% ../../nbs/evaluation/53_evaluate.ipynb #da865892
+def _check_paired(ids: Sequence[str], scores: Mapping[str, float], names: Sequence[str], n: int):
+    "A `CotkitError` unless two evaluations took the same problems, each once"
+    if len(set(ids)) < len(ids) or len(scores) < n:
+        raise CotkitError('a problem occurs twice in one evaluation',
+                          'Compare evaluations that ask every problem once.')
+    if unpaired := set(ids) ^ scores.keys():
+        said = f'{" and ".join(names)} took different problems, such as {min(unpaired)!r}'
+        raise CotkitError(said, 'Evaluate both on the same problems.')
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #e27f9939
 def compare(
     first: Evaluation,   # one student
     second: Evaluation,  # another one, on the same problems
 ) -> Comparison:         # how much better the first is
-    "Paired comparison of two students"
-    pairs = _paired(first, second)
-    b, c = sum(x and not y for x, y in pairs), sum(y and not x for x, y in pairs)
-    return Comparison(first.name, second.name, first.split, (b - c) / len(pairs), *bonett_price(b, c, len(pairs)), mcnemar(b, c), b, c, len(pairs))
+    "Paired comparison of the accuracies of two students"
+    one, other = score_table([first, second])
+    only_first, only_second, n = int((one > other).sum()), int((one < other).sum()), len(one)
+    low, high = bonett_price(only_first, only_second, n)
+    difference, p = (only_first - only_second) / n, mcnemar(only_first, only_second)
+    return Comparison(first.name, second.name, first.split, difference, low, high, p,
+                      only_first, only_second, n)
 
-# %% ../../nbs/evaluation/53_evaluate.ipynb #79405d1f
-def score_table(
-    evaluations: Sequence[Evaluation],  # an evaluation for each seed, all on the same problems
-) -> np.ndarray:                        # (seeds, items), columns in the order of the first
-    "Correctness as a table of 0 and 1"
-    if not evaluations: raise CotkitError('no evaluations', 'Give one for each seed.', field='evaluations')
-    first = evaluations[0]
-    return np.array([[p.correct for p in first.predictions]] + [[y for _, y in _paired(first, e)] for e in evaluations[1:]], dtype=float)
-
-
+# %% ../../nbs/evaluation/53_evaluate.ipynb #e1b0e191
 def summarise(
-    evaluations: Sequence[Evaluation],  # one student and split, an evaluation for each seed, all on the same problems
-) -> Estimate:                           # mean accuracy with an interval over seeds and problems
+    evaluations: Sequence[Evaluation],  # of one student and split, one for each seed
+    metric: str = 'exact_match',        # which scores
+) -> Estimate:                          # their mean, with an interval over seeds and problems
     "Mean over training seeds"
     if len(kinds := {(e.name, e.split) for e in evaluations}) > 1:
-        raise CotkitError(f'different students or splits: {sorted(kinds)}', 'Summarise the seeds of one student on one split.')
-    table = score_table(evaluations)
-    return statistics.mean_estimate(table, evaluations[0].name, evaluations[0].split)
+        raise CotkitError(f'different students or splits: {sorted(kinds)}',
+                          'Summarise the seeds of one student on one split.')
+    table = score_table(evaluations, metric)
+    first = evaluations[0]
+    return statistics.mean_estimate(table, first.name, first.split, _is_share(metric, table))
 
-# %% ../../nbs/evaluation/53_evaluate.ipynb #6e8a360b
-def _in_order(evaluations: Sequence[Evaluation], first: Evaluation) -> np.ndarray:
-    "Correctness as (seeds, items), columns in the order of `first`; a `CotkitError` if its problems are others"
-    _paired(first, evaluations[0])
-    order = {p.problem_id: i for i, p in enumerate(first.predictions)}
-    return score_table(evaluations)[:, np.argsort([order[p.problem_id] for p in evaluations[0].predictions])]
+# %% ../../nbs/evaluation/53_evaluate.ipynb #722feaf2
+def _is_share(metric: str, table: np.ndarray) -> bool:
+    "Whether scores are 0 and 1; guessed for a metric that is not registered here"
+    return metric in SHARES or metric not in METRICS and bool(np.isin(table, (0, 1)).all())
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #8c1c699f
 def contrast(
-    terms: Sequence[tuple[float, Sequence[Evaluation]]],  # weights with an evaluation for each seed: as many seeds in all, on the same problems
+    terms: Sequence[tuple[float, Sequence[Evaluation]]],  # weights with an evaluation for each seed
     name: str = '',                                       # what the sum is about
-) -> Estimate:                                             # a difference, with its interval over seeds and problems
-    "Weighted sum of accuracies; a `CotkitError` if seeds or problems do not match, or if there is but one answer"
-    if not terms or not all(runs for _, runs in terms): raise CotkitError('no evaluations', 'Give one for each seed.', field='terms')
-    if len(seeds := {len(runs) for _, runs in terms}) > 1: raise CotkitError(f'{sorted(seeds)} seeds', 'Give equally many of all.', field='terms')
+    metric: str = 'exact_match',                          # which scores
+) -> Estimate:                       # a difference, with its interval over seeds and problems
+    "Weighted sum of mean scores; a `CotkitError` if seeds or problems do not match"
+    if not terms or not all(runs for _, runs in terms):
+        raise CotkitError('no evaluations', 'Give one for each seed.', field='terms')
+    if len(seeds := {len(runs) for _, runs in terms}) > 1:
+        raise CotkitError(f'{sorted(seeds)} seeds', 'Give equally many of all.', field='terms')
     first = terms[0][1][0]
-    tables = [(weight, _in_order(runs, first)) for weight, runs in terms]
+    tables = [(weight, score_table(runs, metric, first)) for weight, runs in terms]
     return statistics.contrast(tables, name, first.split)
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #d4ca551f
 def compare_seeds(
     first: Sequence[Evaluation],   # one student, an evaluation for each seed
     second: Sequence[Evaluation],  # the other, with as many seeds, on the same problems
-) -> Estimate:                      # mean difference in accuracy, first minus second
+    metric: str = 'exact_match',   # which scores
+) -> Estimate:                     # mean difference, first minus second
     "Paired comparison of two students over training seeds"
-    if len(first) != len(second): raise CotkitError(f'{len(first)} seeds against {len(second)}', 'Give equally many seeds of both.')
+    if len(first) != len(second):
+        raise CotkitError(f'{len(first)} seeds against {len(second)}', 'Give equally many of both.')
+    one = score_table(first, metric)
+    other = score_table(second, metric, first[0])
+    share = _is_share(metric, np.concatenate([one, other]))
     name = f'{first[0].name} − {second[0].name}'
-    return statistics.paired_difference(score_table(first), _in_order(second, first[0]), name, first[0].split)
+    return statistics.paired_difference(one, other, name, first[0].split, share)
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #dbfde5fa
 @dataclass(frozen=True)
 class Selection(Row):
     "A checkpoint that was chosen on validation problems, and how it does on test problems"
-    by: tuple[str, ...]      # splits that chose
-    target: tuple[str, ...]  # splits that judge
-    step: int                # the chosen checkpoint
-    validation: float        # its mean accuracy over the splits that chose
-    test: float              # its mean accuracy over the splits that judge
-    best_step: int           # the checkpoint that would have been best there
-    best: float              # the mean accuracy of that one
+    select_on: tuple[str, ...]  # splits that chose
+    report_on: tuple[str, ...]  # splits that it is reported on
+    step: int                   # the chosen checkpoint
+    validation: float           # its mean accuracy over the splits that chose
+    test: float                 # its mean accuracy over the splits reported on
+    best_step: int              # the checkpoint that would have been best there
+    best: float                 # the mean accuracy of that one
 
     @property
     def regret(self) -> float:
@@ -245,31 +336,45 @@ class Selection(Row):
         return self.best - self.test
 
     def __str__(self) -> str:
-        return f'step {self.step}: {100 * self.test:.1f} % on {" + ".join(self.target)}, regret {100 * self.regret:.1f} points (best: step {self.best_step})'
+        return (f'step {self.step}: {100 * self.test:.1f} % on {" + ".join(self.report_on)}, '
+                f'regret {100 * self.regret:.1f} points (best: step {self.best_step})')
 
     def _repr_html_(self) -> str:
-        shares = {name: f'{100 * getattr(self, name):.1f} %' for name in ('validation', 'test', 'best')}
-        return _table([('chosen by', ' + '.join(self.by)), ('step', self.step), ('accuracy there', shares['validation']), (f'on {" + ".join(self.target)}', shares['test']),
-                       (f'best, at step {self.best_step}', shares['best']), ('regret', f'{100 * self.regret:.1f} points')])
+        values = {'validation': self.validation, 'test': self.test, 'best': self.best}
+        percent = {name: f'{100 * value:.1f} %' for name, value in values.items()}
+        return html_table([('selected on', ' + '.join(self.select_on)), ('step', self.step),
+                           ('accuracy there', percent['validation']),
+                           (f'on {" + ".join(self.report_on)}', percent['test']),
+                           (f'best, at step {self.best_step}', percent['best']),
+                           ('regret', f'{100 * self.regret:.1f} points')])
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #112c1711
-def _mean_accuracy(looked: Mapping[str, Evaluation | Mapping[str, Any]], splits: Sequence[str], step: int) -> Fraction:
+def _mean_accuracy(by_split: Mapping[str, Any], splits: Sequence[str], step: int) -> Fraction:
     "Unweighted mean over splits, exact, so that ties are ties"
-    if absent := [split for split in splits if split not in looked]:
-        raise CotkitError(f'step {step} has no split {absent[0]!r}', f'It has: {", ".join(looked)}.', field='curve')
-    found = [looked[split] for split in splits]
-    each = [e.accuracy if isinstance(e, Evaluation) else Accuracy(e['correct'], e['n']) for e in found]
-    return sum(Fraction(a.correct, a.n) for a in each) / len(each)
+    if absent := [split for split in splits if split not in by_split]:
+        raise CotkitError(f'step {step} has no split {absent[0]!r}',
+                          f'It has: {", ".join(by_split)}.', field='checkpoints')
+    return sum(map(_exact_accuracy, (by_split[split] for split in splits))) / len(splits)
+
+# %% ../../nbs/evaluation/53_evaluate.ipynb #1265a4a4
+def _exact_accuracy(result: Evaluation | Mapping[str, Any]) -> Fraction:
+    "Of an evaluation or a summary"
+    counts = result.accuracy.to_dict() if isinstance(result, Evaluation) else result
+    return Fraction(counts['correct'], counts['n'])
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #0c674a58
 def select_checkpoint(
-    curve: Mapping[int | str, Mapping[str, Evaluation | Mapping[str, Any]]], # step to split to `Evaluation`, or to its `summary`
-    by: Sequence[str] = ('validation',),  # validation splits that choose, by their unweighted mean
-    target: Sequence[str] = ('test',),    # test splits that judge, likewise
-) -> Selection:                           # the choice and its regret
-    "The checkpoint with the best validation accuracy; a `CotkitError` if there is none, or if a split is missing"
-    if not curve or not by or not target: raise CotkitError('is empty', 'Give checkpoints, and splits to choose by and to judge on.', field='curve')
-    steps = sorted((int(step), looked) for step, looked in curve.items())
-    chose, judged = ({step: _mean_accuracy(looked, splits, step) for step, looked in steps} for splits in (by, target))
-    step, best = max(chose, key=chose.__getitem__), max(judged, key=judged.__getitem__)
-    return Selection(tuple(by), tuple(target), step, float(chose[step]), float(judged[step]), best, float(judged[best]))
+    checkpoints: Mapping[int | str, Mapping[str, Any]],  # step to split to result
+    select_on: Sequence[str] = ('validation',),          # splits that choose, by their mean
+    report_on: Sequence[str] = ('test',),                # splits that the choice is reported on
+) -> Selection:                                          # the choice and its regret
+    "The checkpoint with the best validation accuracy; results are evaluations or their summaries"
+    if not checkpoints or not select_on or not report_on:
+        raise CotkitError('is empty', 'Give checkpoints, and splits to select and to report on.',
+                          field='checkpoints')
+    steps = sorted((int(step), by_split) for step, by_split in checkpoints.items())
+    chose, reported = ({step: _mean_accuracy(by_split, splits, step) for step, by_split in steps}
+                       for splits in (select_on, report_on))
+    step, best = max(chose, key=chose.__getitem__), max(reported, key=reported.__getitem__)
+    return Selection(tuple(select_on), tuple(report_on), step, float(chose[step]),
+                     float(reported[step]), best, float(reported[best]))

@@ -12,7 +12,7 @@ from typing import Sequence
 import numpy as np
 
 from ..data.answers import Z95, wilson
-from ..data.core import CotkitError, Row, _table
+from ..data.core import CotkitError, Row, html_table
 
 # %% auto #0
 __all__ = ['t_quantile', 'bonett_price', 'mcnemar', 'holm', 'mean_squares', 'mean_variance', 'standard_error', 'mean_interval',
@@ -78,9 +78,9 @@ def mean_variance(
     k, m = table.shape
     seeds, items, rest = mean_squares(table)
     total, larger = seeds + items - rest, max(seeds, items)
-    if total <= larger: return larger / (k * m), float(k - 1 if seeds >= items else m - 1)
+    if total <= larger: return float(larger) / (k * m), float(k - 1 if seeds >= items else m - 1)
     squares = seeds ** 2 / (k - 1) + items ** 2 / (m - 1) + rest ** 2 / ((k - 1) * (m - 1))
-    return total / (k * m), total ** 2 / squares
+    return float(total) / (k * m), float(total ** 2 / squares)
 
 # %% ../../nbs/evaluation/52_statistics.ipynb #f8c3201c
 def standard_error(
@@ -128,7 +128,7 @@ class Estimate(Row):
     name: str = ''                 # the student, or what is compared
     split: str = ''                # the problems
     share: bool = True             # whether it is a share, shown in per cent, or any other number
-    freedom: float = 0.0           # degrees of freedom of a difference's t-interval; 0 if it has another interval
+    freedom: float = 0.0           # of a difference's t-interval; 0 for other intervals
 
     def __str__(self) -> str:
         seeds = f', {len(self.by_seed)} seeds' if len(self.by_seed) > 1 else ''
@@ -143,7 +143,7 @@ class Estimate(Row):
         kind = 'difference' if self.difference else 'accuracy' if self.share else 'mean'
         by_seed = ', '.join(f'{100 * o:.1f} %' if self.share else f'{o:.3g}' for o in self.by_seed)
         rows = [('student', self.name), ('split', self.split), (kind, self), ('by seed', by_seed)]
-        return _table((label, value) for label, value in rows if value != '')
+        return html_table((label, value) for label, value in rows if value != '')
 
 # %% ../../nbs/evaluation/52_statistics.ipynb #7aa01dcc
 def _estimate(table: np.ndarray, interval: tuple[float, float], **about) -> Estimate:
@@ -179,7 +179,8 @@ def paired_difference(
     else: low, high = mean_interval(table)
     freedom = standard_error(table)[1] if k > 1 and m > 1 and table.any() else 0.0
     if share: low, high = max(-1.0, low), min(1.0, high)
-    return _estimate(table, (low, high), difference=True, name=name, split=split, share=share, freedom=freedom)
+    about = dict(name=name, split=split, share=share, freedom=freedom)
+    return _estimate(table, (low, high), difference=True, **about)
 
 # %% ../../nbs/evaluation/52_statistics.ipynb #0ee8a1be
 def contrast(

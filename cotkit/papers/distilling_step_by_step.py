@@ -5,82 +5,97 @@
 # %% ../../nbs/papers/distilling_step_by_step.ipynb #00a889cd
 from __future__ import annotations
 
-import argparse, sys, tempfile
-from dataclasses import replace
+import sys, tempfile
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from ..teachers.collect import RequestLimits, collect
-from ..data.core import CotkitError, Problem, Rationale
-from ..teachers.curate import Curated, curate
-from ..evaluation.evaluate import Evaluation, evaluate
+import numpy as np
+
+from ..app.study import Claim, Study, digit_table, digits, main
+from ..app.sweeps import content_hash, grid
+from ..data.core import CotkitError, Problem, Rationale, sample_path
 from ..data.formats import Format, StepByStep, ZeroShotCoT, gold_rationale
-from ..app.sweeps import grid, sweep
-from ..data.records import RunRecord, Stages
-from ..teachers.store import Store
-from ..data.word_problems import word_problems
+from ..data.records import RunRecord, Stages, jsonable, read_records
 from ..data.tasks import Task
+from ..data.word_problems import word_problems
+from ..evaluation.evaluate import Evaluation, evaluate
+from ..evaluation.strategies import SingleTurn
+from ..models.generate import DecodingParams
+from ..evaluation.statistics import Estimate, mean_estimate, paired_difference
+from ..teachers.collect import RequestLimits, collect
+from ..teachers.curate import Curated, curate
 from ..teachers.protocol import OracleTeacher
+from ..teachers.store import Store
 
 # %% auto #0
-__all__ = ['SETTING', 'METHODS', 'SEEDS', 'AGAIN', 'PROBLEMS', 'SIZES', 'ALPHAS', 'SEQ2SEQ', 'PARTS', 'CONFIGS', 'FULL_SIZE',
-           'FULL_SIZE_CONFIGS', 'study_task', 'teach', 'method_format', 'labelled', 'tokenizer_texts', 'run', 'examine',
-           'main']
+__all__ = ['FINETUNING', 'STEP_BY_STEP', 'SINGLE_TASK', 'METHODS', 'SEEDS', 'AGAIN', 'SIZES', 'ALPHAS', 'TEACHER_LABELS',
+           'SEQ2SEQ', 'SEQ2SEQ_SIZES', 'OLD_CONFIG', 'OLD_RESULTS', 'Way', 'TEACHER', 'RIVALS', 'MARGIN', 'COMPARISONS',
+           'RECORDS', 'FULL_SIZE', 'STUDY', 'Cell', 'distinct_programs', 'study_task', 'teach', 'labelled',
+           'method_format', 'tokenizer_texts', 'examine', 'words_written', 'run', 'problem_counts', 'study_parts',
+           'read_study', 'teacher_scores', 'Results', 'weighted']
 
 # %% ../../nbs/papers/distilling_step_by_step.ipynb #c1e2f6ab
-SETTING: dict[str, Any] = {
-    'arch': 'causal',            # `seq2seq` for a T5
-    'size': 'tiny',              # of the student: a name out of `SIZES`, a name on the hub or a folder
-    'steps': (1, 2),             # of the gold rationales
-    'largest': 10,               # no number is larger
-    'problems': 4000,            # to train on
-    'labelled': 1.0,             # share of them with a gold label; the others have the teacher's
-    'teacher_accuracy': 0.8,     # share of problems that the teacher gets right
-    'max_steps': 1400,            # optimizer steps
-    'batch': 8,                  # problems a step
-    'learning_rate': 3e-3,       # its peak
-    'validation': 250,           # problems that settings may be chosen on
-    'test': 250}                 # problems that nothing is chosen on
+@dataclass(frozen=True)
+class Cell:
+    "Everything that a run depends on"
+    method: str = 'step-by-step'        # `finetuning`, `step-by-step` or `single-task`
+    alpha: float | None = 0.5           # weight of the label task; None for `single-task`
+    seed: int = 0                       # of problems, teacher, first weights and order
+    arch: str = 'causal'                # `seq2seq` for a T5
+    size: str = 'tiny'                  # a name out of `SIZES`, a name on the hub or a folder
+    gold_steps: tuple[int, int] = (1, 2) # fewest and most steps of a gold rationale
+    largest_number: int = 10            # no number is larger
+    problems: int = 4000                # to train on
+    labelled: float = 1.0               # share with a gold label; the others have the teacher's
+    teacher_accuracy: float = 0.8       # share of problems that the teacher gets right
+    max_steps: int = 1400               # optimizer steps
+    batch_size: int = 8                 # problems a step
+    learning_rate: float = 3e-3         # its peak
+    lr_schedule: str = 'cosine'         # how the learning rate falls
+    bf16: bool = False                  # whether to compute in half precision
+    validation: int = 250               # problems that settings may be chosen on
+    test: int = 250                     # problems that nothing is chosen on
 
 # %% ../../nbs/papers/distilling_step_by_step.ipynb #222b5637
-def _told_once(n: int, split: str, **dials: Any) -> list[Problem]:
-    "The first problem of each of `n` programs"
+def distinct_programs(
+    problems: Sequence[Problem],  # word problems
+    n: int,                       # how many are wanted
+    field: str = 'test',          # what they are, for the error
+) -> list[Problem]:               # the first problem of each of `n` programs
+    "Problems that tell each program once; a `CotkitError` if there are fewer programs"
     first: dict[str, Problem] = {}
-    for problem in word_problems(40 * n, 0, split=split, **dials): first.setdefault(problem.meta['program'], problem)
-    if len(first) < n: raise CotkitError(f'is {n}, and {len(first)} programs were found', 'Ask for fewer problems, or allow larger numbers.', field=split)
+    for problem in problems: first.setdefault(problem.meta['program'], problem)
+    if len(first) < n:
+        raise CotkitError(f'is {n}, and {len(first)} programs were found',
+                          'Ask for fewer problems, or allow larger numbers.', field=field)
     return list(first.values())[:n]
 
 # %% ../../nbs/papers/distilling_step_by_step.ipynb #a7c60b48
 def study_task(
-    config: Mapping[str, Any],  # of a run
-) -> Task:                      # splits train, validation and, if the config wants one, test
+    cell: Cell,  # of a run
+) -> Task:       # splits train, validation and, if the cell wants one, test
     "The problems of a run"
-    dials = {'steps': tuple(config['steps']), 'largest': config['largest']}
-    splits = {'train': word_problems(config['problems'], config['seed'], **dials)}
-    held_out = {name: _told_once(config[name], name, **dials) for name in ('validation', 'test') if config[name]}
-    return Task('word_problems', splits | held_out, 'number')
+    settings = {'steps': tuple(cell.gold_steps), 'largest': cell.largest_number}
+    splits = {'train': word_problems(cell.problems, cell.seed, **settings)}
+    for split in ('validation', 'test'):
+        if not (n := getattr(cell, split)): continue
+        told = word_problems(40 * n, 0, split=split, **settings)
+        splits[split] = distinct_programs(told, n, split)
+    return Task('word_problems', splits, 'number')
 
 # %% ../../nbs/papers/distilling_step_by_step.ipynb #918f1fb2
 def teach(
     problems: Sequence[Problem],  # to be asked about
-    config: Mapping[str, Any],    # of a run
+    cell: Cell,                   # of a run
 ) -> Curated:                     # a rationale for each problem, right or wrong
     "What the teacher says"
-    teacher = OracleTeacher(problems, config['teacher_accuracy'], config['seed'])
-    with tempfile.TemporaryDirectory() as folder, Store(Path(folder)/'ledger.sqlite') as store:
-        collected = collect(problems, ZeroShotCoT(), teacher, store, limits=RequestLimits(progress=False))
+    teacher = OracleTeacher(problems, cell.teacher_accuracy, cell.seed)
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder)/'store.sqlite') as store:
+        limits = RequestLimits(progress=False)
+        collected = collect(problems, ZeroShotCoT(), teacher, store, limits=limits)
     return curate(collected.rationales, problems, ZeroShotCoT(), keep='all')
-
-# %% ../../nbs/papers/distilling_step_by_step.ipynb #7adbe062
-METHODS: tuple[dict[str, Any], ...] = (
-    {'method': 'finetuning', 'alpha': 1.0}, {'method': 'step-by-step', 'alpha': 0.5}, {'method': 'single-task', 'alpha': None})
-
-
-def method_format(
-    config: Mapping[str, Any],  # of a run
-) -> Format:                    # how its student is taught and asked
-    "The format of a method"
-    return ZeroShotCoT() if config['method'] == 'single-task' else StepByStep(config['alpha'], labels='teacher')
 
 # %% ../../nbs/papers/distilling_step_by_step.ipynb #87a892ea
 def labelled(
@@ -92,108 +107,250 @@ def labelled(
     gold = {p.id: p.answer for p in problems[:round(share * len(problems))]}
     return [replace(r, answer=gold.get(r.problem_id, r.answer)) for r in rationales]
 
+# %% ../../nbs/papers/distilling_step_by_step.ipynb #7adbe062
+FINETUNING = {'method': 'finetuning', 'alpha': 1.0}
+STEP_BY_STEP = {'method': 'step-by-step', 'alpha': 0.5}
+SINGLE_TASK = {'method': 'single-task', 'alpha': None}
+METHODS: dict[str, dict[str, Any]] = {
+    way['method']: way for way in (FINETUNING, STEP_BY_STEP, SINGLE_TASK)}
+
+
+def method_format(
+    cell: Cell,  # of a run
+) -> Format:     # how its student is taught and asked
+    "The format of a method"
+    if cell.method == 'single-task': return ZeroShotCoT()
+    return StepByStep(cell.alpha, labels='teacher')
+
 # %% ../../nbs/papers/distilling_step_by_step.ipynb #a949ef6f
 def tokenizer_texts(
-    config: Mapping[str, Any],  # of a run
-) -> list[str]:                 # inputs and targets of all methods
+    cell: Cell,   # of a run
+) -> list[str]:   # inputs and targets of all methods
     "What the tokenizer is trained on: 1,000 training problems that no run has as its own"
-    problems = word_problems(1000, 10 ** 6, steps=tuple(config['steps']), largest=config['largest'])
-    return [text for p in problems for format in (StepByStep(), ZeroShotCoT()) for e in format.examples(p, [gold_rationale(p)]) for text in (e.input, e.target)]
-
-# %% ../../nbs/papers/distilling_step_by_step.ipynb #29898b9d
-def run(
-    config: Mapping[str, Any],  # everything the run depends on, `seed` included
-) -> RunRecord:                 # accuracy on validation and test, a digit for each problem
-    "Teach one student and examine it"
-    from cotkit.training.config import TrainConfig
-    from cotkit.training.distill import distill
-    from cotkit.training.trainer import TrainingSet, read_history
-    from cotkit.models.students import StudentConfig, make_student, parameter_count
-    stages, seed = Stages(), config['seed']
-    with stages('prepare'):
-        task = study_task(config)
-        curated = teach(task['train'], config)
-        rationales = labelled(curated.kept, task['train'], config['labelled'])
-        start = StudentConfig(config['size'], config['arch'], init_seed=seed)
-        student = make_student(start, method_format(config), tokenizer_texts(config))
-    rows = config['batch'] * (2 if config['method'] == 'step-by-step' else 1)
-    with stages('train'), tempfile.TemporaryDirectory() as folder:
-        overrides = {'disable_tqdm': True, 'save_strategy': 'no', **config.get('arguments', {})}
-        training = TrainConfig(max_steps=config['max_steps'], batch_size=rows, train_seed=seed,
-                               learning_rate=config['learning_rate'], overrides=overrides)
-        distill(student, TrainingSet(task['train'], rationales), output_dir=folder, config=training)
-        losses = {name: value for name, value in read_history(folder)[-1].items() if name.endswith('loss')}
-    with stages('evaluate'): found = [examine(student, task, split, config) for split in ('validation', 'test') if split in task.splits]
-    results = {'parameters': parameter_count(student.model), 'rows a step': rows, 'programs': len({p.meta['program'] for p in task['train']}), 'teacher': curated.accuracy.to_dict(), 'training losses': losses,
-               'words written': [_words(e) for e in found], 'evaluations': [e.summary() for e in found]}
-    return RunRecord(config, seed, data={task.name: task.fingerprint()}, seconds=stages.seconds, results=results)
+    settings = {'steps': tuple(cell.gold_steps), 'largest': cell.largest_number}
+    problems = word_problems(1000, 10 ** 6, **settings)
+    examples = [e for p in problems for format in (StepByStep(), ZeroShotCoT())
+                for e in format.examples(p, [gold_rationale(p)])]
+    return [text for e in examples for text in (e.input, e.target)]
 
 # %% ../../nbs/papers/distilling_step_by_step.ipynb #4640f725
 def examine(
     student: 'cotkit.models.students.Student',  # after training
-    task: Task,                        # of the run
-    split: str,                        # `validation` or `test`
-    config: Mapping[str, Any],         # of the run
-) -> Evaluation:                       # every answer, greedily decoded
+    task: Task,                                 # of the run
+    split: str,                                 # `validation` or `test`
+    cell: Cell,                                 # of the run
+) -> Evaluation:                                # every answer, greedily decoded
     "Ask a student every problem of a split"
-    return evaluate(student, task[split], config['method'], split, max_new_tokens=96, seed=config['seed'])
+    asked = SingleTurn(student, decoding=DecodingParams(max_new_tokens=96))
+    return evaluate(asked, task[split], cell.method, split, train_seed=cell.seed)
 
+# %% ../../nbs/papers/distilling_step_by_step.ipynb #0c4e9407
+def words_written(
+    evaluation: Evaluation,  # of a student
+) -> float:                  # on average
+    "How many words a student writes for an answer"
+    outputs = [p.output for p in evaluation.predictions]
+    return round(sum(len(text.split()) for text in outputs) / len(outputs), 2)
 
-def _words(evaluation: Evaluation) -> float:
-    "How much a student writes for an answer"
-    return round(sum(len(p.output.split()) for p in evaluation.predictions) / len(evaluation.predictions), 2)
+# %% ../../nbs/papers/distilling_step_by_step.ipynb #29898b9d
+def run(
+    cell: Cell,               # everything the run depends on
+    cache: Path | None = None, # nothing is shared between runs
+) -> RunRecord:               # a digit for each problem of validation and test
+    "Teach one student and examine it"
+    from cotkit.models.students import StudentConfig, make_student, parameter_count
+    from cotkit.training.config import TrainConfig
+    from cotkit.training.distill import distill
+    from cotkit.training.trainer import TrainingSet, read_history
+    stages, rows = Stages(), cell.batch_size * (2 if cell.method == 'step-by-step' else 1)
+    with stages('prepare'):
+        task = study_task(cell)
+        curated = teach(task['train'], cell)
+        rationales = labelled(curated.kept, task['train'], cell.labelled)
+        start = StudentConfig(cell.size, cell.arch, init_seed=cell.seed)
+        student = make_student(start, method_format(cell), tokenizer_texts(cell))
+    with stages('train'), tempfile.TemporaryDirectory() as folder:
+        overrides = {'lr_scheduler_type': cell.lr_schedule, 'bf16': cell.bf16,
+                     'disable_tqdm': True, 'save_strategy': 'no'}
+        config = TrainConfig(max_steps=cell.max_steps, batch_size=rows, train_seed=cell.seed,
+                             learning_rate=cell.learning_rate, overrides=overrides)
+        distill(student, TrainingSet(task['train'], rationales), output_dir=folder, config=config)
+        losses = {k: v for k, v in read_history(folder)[-1].items() if k.endswith('loss')}
+    with stages('evaluate'):
+        splits = [split for split in task.splits if split != 'train']
+        found = {split: examine(student, task, split, cell) for split in splits}
+    results = {
+        'parameters': parameter_count(student.model), 'rows_per_step': rows,
+        'programs': len({p.meta['program'] for p in task['train']}),
+        'teacher': curated.accuracy.to_dict(), 'losses': losses,
+        'words': {split: words_written(e) for split, e in found.items()},
+        'items': {split: digits(e) for split, e in found.items()}}
+    data = {task.name: task.fingerprint()}
+    return RunRecord(cell, cell.seed, data=data, seconds=stages.seconds, results=results)
 
 # %% ../../nbs/papers/distilling_step_by_step.ipynb #043e1638
-SEEDS: tuple[int, ...] = (0, 1, 2)
-AGAIN: tuple[int, ...] = (3, 4, 5)
-PROBLEMS: tuple[int, ...] = (250, 500, 1000, 2000, 4000)
-SIZES: tuple[dict[str, Any], ...] = ({'size': 'nano'}, {'size': 'tiny'}, {'size': 'mini', 'learning_rate': 2e-3})
-ALPHAS: tuple[float, ...] = (0.25, 0.75)
+SEEDS, AGAIN = (0, 1, 2), (3, 4, 5)
+SIZES: dict[str, dict[str, Any]] = {
+    'nano': {'size': 'nano'}, 'tiny': {'size': 'tiny'},
+    'mini': {'size': 'mini', 'learning_rate': 2e-3}}
+ALPHAS = (0.25, 0.75)
+TEACHER_LABELS = {'labelled': 0.0}
 SEQ2SEQ: dict[str, Any] = {'arch': 'seq2seq', 'learning_rate': 1e-3} # the paper's architecture
+SEQ2SEQ_SIZES = {size: {'size': size, **SEQ2SEQ} for size in SIZES}
 
 
-def _part(teach: Sequence[Mapping[str, Any]], setting: Mapping[str, Any] = SETTING, seeds: Sequence[int] = SEEDS, **axes: Sequence[Any]) -> list[dict[str, Any]]:
-    "Configs of every seed, every value of the axes and every way to teach"
-    return [{**setting, **c.pop('teach'), **c} for c in grid(seed=seeds, **axes, teach=teach)]
+def problem_counts(
+    most: int = Cell.problems,  # of all training problems
+) -> list[int]:                 # a sixteenth to all
+    "How many problems are trained on"
+    return [most // share for share in (16, 8, 4, 2, 1)]
+
+
+def _part(base: Cell, *ways: Mapping[str, Any], seeds=SEEDS, **axes) -> list[Cell]:
+    "Cells of every seed, every value of the axes and every way to teach"
+    return [replace(base, **{**c.pop('way'), **c}) for c in grid(seed=seeds, **axes, way=ways)]
 
 # %% ../../nbs/papers/distilling_step_by_step.ipynb #313f66fb
-PARTS: dict[str, list[dict[str, Any]]] = {
-    'data': _part(METHODS, problems=PROBLEMS),
-    'teacher-labels': _part([{**m, 'labelled': 0.0} for m in METHODS[:2]], problems=PROBLEMS),
-    'size': [c for size in SIZES[::2] for c in _part([{**m, **size} for m in METHODS])],
-    'alpha': _part([{'method': 'step-by-step', 'alpha': alpha} for alpha in ALPHAS]),
-    'equal-work': _part([{**METHODS[0], 'batch': 2 * SETTING['batch']}]),
-    'every size': _part([*({**m, 'labelled': 0.0, **size} for size in SIZES[::2] for m in METHODS), {**METHODS[2], 'labelled': 0.0},
-                         *({**METHODS[1], 'problems': SETTING['problems'] // 8, **size} for size in SIZES[::2]), *({**METHODS[1], 'alpha': alpha, **size} for size in SIZES[::2] for alpha in ALPHAS)]),
-    'encoder-decoder': [c for size in SIZES for c in _part([{**m, 'size': size['size'], **SEQ2SEQ} for m in METHODS])],
-    'again': _part([*({**m, **size} for size in SIZES for m in METHODS), *({**m, 'labelled': 0.0} for m in METHODS[:2]), *({**METHODS[1], 'alpha': alpha} for alpha in ALPHAS),
-                    {**METHODS[1], 'problems': SETTING['problems'] // 8}], seeds=AGAIN)}
-CONFIGS: list[dict[str, Any]] = [config for part in PARTS.values() for config in part]
+def study_parts(
+    base: Cell = Cell(),  # what all runs share
+) -> dict[str, list[Cell]]: # by what is varied; only the data for a student that is no size of ours
+    "The cells of the study, most telling first"
+    counts, ways = problem_counts(base.problems), [*METHODS.values()]
+    parts = {'data': _part(base, *ways, problems=counts)}
+    if base.size not in SIZES: return parts
+    nano, tiny, mini = SIZES.values()
+    eighth, other = {'problems': base.problems // 8}, [nano, mini]
+    alphas = [{**STEP_BY_STEP, 'alpha': alpha} for alpha in ALPHAS]
+    unlabelled = [{**m, **TEACHER_LABELS} for m in ways]
+    parts['teacher-labels'] = _part(base, *unlabelled[:2], problems=counts)
+    parts['size'] = [c for size in other for c in _part(base, *({**m, **size} for m in ways))]
+    parts['alpha'] = _part(base, *alphas)
+    parts['equal-work'] = _part(base, {**FINETUNING, 'batch_size': 2 * base.batch_size})
+    parts['every-size'] = _part(
+        base, *({**m, **size} for size in other for m in unlabelled), unlabelled[2],
+        *({**STEP_BY_STEP, **eighth, **size} for size in other),
+        *({**a, **size} for size in other for a in alphas))
+    parts['encoder-decoder'] = [c for size in SEQ2SEQ_SIZES.values()
+                                for c in _part(base, *({**m, **size} for m in ways))]
+    parts['again'] = _part(base, *({**m, **size} for size in SIZES.values() for m in ways),
+                           *unlabelled[:2], *alphas, {**STEP_BY_STEP, **eighth}, seeds=AGAIN)
+    return parts
 
-# %% ../../nbs/papers/distilling_step_by_step.ipynb #74cfc751
-def main(
-    arguments: Sequence[str] | None = None,  # of the command line; those of this process if None
-) -> int:                                    # 0: all wanted runs are in the file; 130: interrupted
-    "Run or resume the study from the command line"
-    parser = argparse.ArgumentParser(
-        prog='python -m cotkit.papers.distilling_step_by_step',
-        description='Run the study of Distilling step-by-step, or what is missing of it. Every run is written down when it ends; stop with Ctrl-C, and call again to go on.')
-    parser.add_argument('--records', required=True, metavar='FILE', help='where the runs are kept, one JSON line each; made if it does not exist')
-    parser.add_argument('--workers', type=int, default=1, metavar='N', help='runs side by side, each in a process of its own on one thread (default: 1)')
-    parser.add_argument('--part', action='append', choices=PARTS, help='only this part of the study; may be given several times (default: all)')
-    parser.add_argument('--full-size', action='store_true', help='the runs on google/t5-v1_1-base instead; they want a GPU and the hub')
-    parser.add_argument('--seeds', type=int, nargs='+', default=(*SEEDS, *AGAIN), metavar='SEED', help='only these seeds (default: 0 to 5)')
-    chosen = parser.parse_args(arguments)
-    configs = FULL_SIZE_CONFIGS if chosen.full_size else [c for name in chosen.part or PARTS for c in PARTS[name]]
-    try: sweep(run, [c for c in configs if c['seed'] in chosen.seeds], chosen.records, chosen.workers)
-    except KeyboardInterrupt: return 130
-    return 0
+# %% ../../nbs/papers/distilling_step_by_step.ipynb #8c64eb2b
+OLD_CONFIG = {'steps': 'gold_steps', 'largest': 'largest_number', 'batch': 'batch_size'}
+OLD_RESULTS = {
+    'rows a step': 'rows_per_step', 'training losses': 'losses', 'words written': 'words'}
+
+
+def read_study(
+    path: str | Path,   # records of this study, new or old
+) -> list[RunRecord]:   # in today's words
+    "The records of the study"
+    return [_renamed(r) if 'steps' in r.config else r for r in read_records(path)]
+
+# %% ../../nbs/papers/distilling_step_by_step.ipynb #0cc0e92d
+def _renamed(record: RunRecord) -> RunRecord:
+    config = {**jsonable(Cell()), **{OLD_CONFIG.get(k, k): v for k, v in record.config.items()}}
+    results = {OLD_RESULTS.get(k, k): v for k, v in record.results.items()}
+    looked = results.get('evaluations', [])
+    results['items'] = {e['split']: e['items'] for e in looked if 'items' in e}
+    splits = [e['split'] for e in looked]
+    if 'words' in results: results['words'] = dict(zip(splits, results['words']))
+    return replace(record, config=config, results=results)
+
+# %% ../../nbs/papers/distilling_step_by_step.ipynb #dc59c33c
+@lru_cache(maxsize=None)
+def teacher_scores(
+    seeds: tuple[int, ...],  # of the teacher
+) -> np.ndarray:             # (seeds, problems)
+    "The teacher takes the test"
+    task = study_task(Cell(problems=1))
+    said = [teach(task['test'], Cell(seed=seed)).kept for seed in seeds]
+    by_id = [{r.problem_id: float(r.correct) for r in kept} for kept in said]
+    return np.array([[correct[p.id] for p in task['test']] for correct in by_id])
+
+# %% ../../nbs/papers/distilling_step_by_step.ipynb #e467eb8d
+Way = Mapping[str, Any]          # what a cell has otherwise than the defaults
+TEACHER: Way = {'method': 'teacher'} # who takes the test without being taught
+
+
+class Results:
+    "The records of the study, found by what was taught and how"
+
+    def __init__(self,
+        records: Sequence[RunRecord],  # of `read_study`
+    ):
+        self.by_cell = {(content_hash({**r.config, 'seed': 0}), r.seed): r for r in records}
+
+    def runs(self, way: Way, seeds: Sequence[int] = SEEDS) -> list[RunRecord]:
+        "The records of one way to teach, a seed each; fewer if some were not run"
+        key = content_hash(replace(Cell(), **way, seed=0))
+        return [self.by_cell[key, seed] for seed in seeds if (key, seed) in self.by_cell]
+
+    def scores(self, way: Way, seeds: Sequence[int] = SEEDS, split: str = 'test') -> np.ndarray:
+        "Right or wrong, (seeds, problems)"
+        if way == TEACHER: return teacher_scores(tuple(seeds))
+        return digit_table([r.results['items'][split] for r in self.runs(way, seeds)])
+
+    def accuracy(self, way: Way, seeds: Sequence[int] = SEEDS, split: str = 'test') -> Estimate:
+        "Accuracy over seeds and problems"
+        return mean_estimate(self.scores(way, seeds, split))
+
+    def compare(self, first: Way, second: Way, seeds: Sequence[int] = SEEDS) -> Estimate:
+        "Paired difference of two ways to teach; `TEACHER` is one too"
+        return paired_difference(self.scores(first, seeds), self.scores(second, seeds))
+
+    def mean(self, way: Way, *names: str) -> float:
+        "Mean over seeds of a number in the results"
+        values = [r.results for r in self.runs(way)]
+        for name in names: values = [value[name] for value in values]
+        return sum(values) / len(values)
+
+    def claims(self, seeds: Sequence[int] = (*SEEDS, *AGAIN)) -> list[Claim]:
+        "The verdicts of the page; encoder-decoders have the first seeds only"
+        found = []
+        for number, text, first, second in COMPARISONS:
+            difference = self.compare(first, second, SEEDS if 'arch' in first else seeds)
+            found.append(Claim(number, text, {'': difference}))
+        rivals = {f'against {a:g}:': self.compare(STEP_BY_STEP, weighted(a), seeds) for a in RIVALS}
+        return [*found, Claim('6', 'α = 0.5 is a good default', rivals, 'no worse', MARGIN)]
+
+# %% ../../nbs/papers/distilling_step_by_step.ipynb #319c5ce0
+RIVALS, MARGIN = (0.25, 0.75, 1.0), 0.03
+
+
+def weighted(
+    alpha: float,              # weight of the label task
+    size: Mapping[str, Any] = {}, # of the student
+) -> dict[str, Any]:           # a way to teach
+    "Step-by-step with another α; 1 is finetuning"
+    return {**(FINETUNING if alpha == 1 else {**STEP_BY_STEP, 'alpha': alpha}), **size}
+
+
+_READER = (STEP_BY_STEP | SEQ2SEQ, FINETUNING | SEQ2SEQ, SINGLE_TASK | SEQ2SEQ)
+_MINI = SIZES['mini']
+COMPARISONS: tuple[tuple[str, str, Way, Way], ...] = (
+    ('1', 'Step-by-step beats finetuning', STEP_BY_STEP, FINETUNING),
+    ('1', 'The same in an encoder-decoder', *_READER[:2]),
+    ('2', 'Step-by-step beats single-task', STEP_BY_STEP, SINGLE_TASK),
+    ('2', 'The same in an encoder-decoder', *_READER[::2]),
+    ('3', 'On 12.5 % of the data it beats finetuning on all',
+     STEP_BY_STEP | {'problems': 500}, FINETUNING),
+    ('4', 'It beats finetuning without gold labels',
+     STEP_BY_STEP | TEACHER_LABELS, FINETUNING | TEACHER_LABELS),
+    ('5', 'A smaller step-by-step student beats a larger finetuned one',
+     STEP_BY_STEP | SIZES['nano'], FINETUNING),
+    ('5', 'The same, one size up', STEP_BY_STEP, FINETUNING | _MINI),
+    ('5', 'A step-by-step student surpasses its teacher', STEP_BY_STEP | _MINI, TEACHER),
+    ('5', 'A single-task student with gold labels surpasses its teacher', SINGLE_TASK, TEACHER),
+    ('5', 'The same, one size up', SINGLE_TASK | _MINI, TEACHER))
 
 # %% ../../nbs/papers/distilling_step_by_step.ipynb #3a27302e
-FULL_SIZE: dict[str, Any] = {
-    **SETTING, 'arch': 'seq2seq', 'size': 'google/t5-v1_1-base', 'steps': (2, 4), 'largest': 60, 'problems': 40_000, 'validation': 500, 'test': 1000,
-    'max_steps': 10_000, 'batch': 64, 'learning_rate': 5e-5, 'arguments': {'lr_scheduler_type': 'linear', 'bf16': True}}
-FULL_SIZE_CONFIGS: list[dict[str, Any]] = _part(METHODS, FULL_SIZE, problems=(2500, 5000, 10_000, 20_000, 40_000))
-
-# %% ../../nbs/papers/distilling_step_by_step.ipynb #db4a9e31
-if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())
+RECORDS = (sample_path('recorded_svamp/train.jsonl').parents[2]/'papers'/'records'
+           /'distilling_step_by_step.jsonl')
+FULL_SIZE = Cell(
+    arch='seq2seq', size='google/t5-v1_1-base', gold_steps=(2, 4), largest_number=60,
+    problems=40_000, validation=500, test=1000, max_steps=10_000, batch_size=64, learning_rate=5e-5,
+    lr_schedule='linear', bf16=True)
+STUDY = Study('distilling_step_by_step', run, study_parts, Cell(), FULL_SIZE, read_study)
+if __name__ == '__main__' and '__file__' in globals(): sys.exit(main(STUDY))

@@ -20,6 +20,8 @@ from ..teachers.curate import Curated, curate
 from ..training.config import KDConfig, TrainConfig
 from ..training.distill import distill
 from ..evaluation.evaluate import Evaluation, evaluate
+from ..evaluation.strategies import SingleTurn
+from ..models.generate import DecodingParams
 from ..data.formats import AnswerOnly, FewShotAnswerOnly, FewShotCoT, Format, Mixture, ZeroShotCoT, demonstrations, gold_rationale
 from ..models.students import Size, Student, build_model, load_model, parameter_count
 from ..models.tokenizers import train_tokenizer
@@ -225,7 +227,8 @@ def _sets(settings: Mapping[str, Any]) -> dict[str, list[Problem]]:
 # %% ../../nbs/papers/model_specialization.ipynb #ff7a33a2
 def _digits(student: Student, problems: Sequence[Problem], format: Format, settings: Mapping[str, Any]) -> str:
     "A digit for each problem, 1 if it was solved: what `Evaluation.from_summary` reads"
-    return evaluate(replace(student, format=format), problems, max_new_tokens=settings['longest'], batch_size=128).summary()['items']
+    asked = SingleTurn(student, format, DecodingParams(settings['longest'], batch_size=128))
+    return evaluate(asked, problems).summary()['correct_bits']
 
 
 def _look(student: Student, sets: Mapping[str, Sequence[Problem]], generic: Sequence[Problem], settings: Mapping[str, Any]) -> dict[str, str]:

@@ -320,7 +320,7 @@ button{cursor:pointer}button:disabled{opacity:.45;cursor:default}:focus-visible{
 #rows td{overflow-wrap:anywhere}#rows{table-layout:fixed;min-width:54rem}#rows tbody tr.row{cursor:pointer}#rows tbody tr.row:hover{background:var(--card)}
 #rows .clip{display:-webkit-box;-webkit-line-clamp:2;-webkit-box-orient:vertical;overflow:hidden;overflow-wrap:anywhere}
 #rows button.open{padding:.1rem .5rem;border-color:transparent;background:none;white-space:nowrap;margin-left:-.5rem;text-align:left}
-.correct{color:var(--good)}.wrong,.unreadable{color:var(--bad)}mark{background:var(--mark);color:inherit;padding:0}
+.correct{color:var(--good)}.wrong,.unparsed{color:var(--bad)}mark{background:var(--mark);color:inherit;padding:0}
 .detail td{background:var(--card);padding:1rem 1.25rem 1.25rem}.detail dl{display:grid;grid-template-columns:8rem 1fr;gap:.6rem 1rem;margin:0}.detail dt{color:var(--soft)}.detail dd{margin:0;min-width:0}
 @media (max-width:40rem){.detail dl{grid-template-columns:1fr}.detail dt{margin-top:.4rem}}
 .empty{padding:2rem;text-align:center;color:var(--soft)}@media print{.filters,.bar,nav{display:none}}
@@ -415,7 +415,7 @@ _FIELDS = ('kind', 'who', 'split', 'problem', 'text', 'answer', 'verdict', 'stat
 # %% ../../nbs/reporting/60_figures.ipynb #2e24bc22
 def _verdict(answer: str | None, correct: bool | None) -> str:
     if correct is None: return 'not read'
-    return 'correct' if correct else 'unreadable' if answer is None else 'wrong'
+    return 'correct' if correct else 'unparsed' if answer is None else 'wrong'
 
 # %% ../../nbs/reporting/60_figures.ipynb #42fd17f4
 def _rationale_rows(rationales: Curated | Sequence[Rationale], number) -> list[list]:
@@ -427,9 +427,9 @@ def _rationale_rows(rationales: Curated | Sequence[Rationale], number) -> list[l
 # %% ../../nbs/reporting/60_figures.ipynb #5425d0fb
 def _output_rows(evaluations: Sequence[Evaluation], number) -> list[list]:
     "Every prediction of every evaluation; the seed is named where there are several"
-    seeds = {e.seed for e in evaluations}
-    return [['output', f'{e.name} (seed {e.seed})' if len(seeds) > 1 else e.name, e.split, number(p.problem_id), p.output, p.answer,
-             _verdict(p.answer, p.correct), '' if p.strict or p.answer is None else 'no marker', 0] for e in evaluations for p in e.predictions]
+    seeds = {e.train_seed for e in evaluations}
+    return [['output', f'{e.name} (seed {e.train_seed})' if len(seeds) > 1 else e.name, e.split, number(p.problem_id), p.output, p.answer,
+             _verdict(p.answer, p.correct), '' if p.marked or p.answer is None else 'no marker', 0] for e in evaluations for p in e.predictions]
 
 # %% ../../nbs/reporting/60_figures.ipynb #4a9d8735
 def _browser_data(evaluations: Sequence[Evaluation], rationales: Curated | Sequence[Rationale], problems: Iterable[Problem]) -> dict[str, Any]:
@@ -523,7 +523,7 @@ function marked(text) {
   found.append(text.slice(from));
   return found;
 }
-const signs = {correct: "✓", wrong: "✗", unreadable: "?"};
+const signs = {correct: "✓", wrong: "✗", unparsed: "?"};
 function draw() {
   const pages = Math.max(1, Math.ceil(shown.length / perPage));
   const body = at("rows").tBodies[0];

@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from ..data.core import Completion, CotkitError, Problem, Rationale, Request, _table
 from ..data.formats import Format
 from .store import Store
-from .protocol import NoAnswerError, SamplingParams, Teacher, TeacherError, check_answer
+from .protocol import (
+    NoAnswerError, SamplingParams, Teacher, TeacherError, TeacherTimeout, check_answer)
 
 # %% auto #0
 __all__ = ['make_request', 'Collected', 'AdaptiveConcurrency', 'backoff_seconds', 'Budget', 'RequestLimits', 'PendingRequest',
@@ -45,6 +46,7 @@ class Collected:
     sent: int = 0                      # requests answered now
     reused: int = 0                    # requests found in the store
     failed: list[tuple[str, int, str]] = field(default_factory=list)  # (problem id, sample, reason)
+    unanswered: list[tuple[str, int, str]] = field(default_factory=list)  # those of `failed` that the model left
     tokens: int = 0                    # prompt and completion tokens of what came now
     retried: int = 0                   # further tries, after errors that may pass
     pending: int = 0                   # requests not yet made, because collection stopped early
@@ -197,6 +199,7 @@ class CollectState:
         self.limits, self.clock, self.last_answer = limits, clock, clock()
         self.received: dict[str, Completion] = {}
         self.failed: dict[str, str] = {}
+        self.unanswered: set[str] = set()
         self.tokens, self.failures_in_a_row = 0, 0
         self.stopped, self.error = '', None  # why nothing is sent any more, and what will be raised
 
@@ -219,12 +222,17 @@ class CollectState:
             self.stopped = f'no answer for {silence:.0f} s: {error}'
         elif error.retryable and throttled:
             return error.retry_after or backoff_seconds(pending.throttled, longest=8, first=0.1)
-        elif error.retryable and pending.tries <= self.limits.retries: return backoff_seconds(pending.tries)
+        elif error.retryable and pending.tries <= self._tries(error): return backoff_seconds(pending.tries)
         else: self._give_up(pending, error)
         return None
 
+    def _tries(self, error: TeacherError) -> int:
+        "How often a request may be tried again after such an error"
+        return min(1, self.limits.retries) if isinstance(error, TeacherTimeout) else self.limits.retries
+
     def _give_up(self, pending: PendingRequest, error: TeacherError) -> None:
         self.failed[pending.key] = str(error)
+        if isinstance(error, NoAnswerError): self.unanswered.add(pending.key)
         self.failures_in_a_row += error.retryable or error.status is not None
         if self.failures_in_a_row >= max(20, self.limits.max_concurrency):
             self.stopped = f'{self.failures_in_a_row} problems in a row failed, the last one with: {error}'
@@ -358,11 +366,14 @@ def _collected(asked: Sequence[Asked], known: Mapping[str, Completion], collecto
     state, received = collector.state, collector.state.received
     answers, failed = {**known, **received}, state.failed
     nothing = failed and not answers
+    reasons = [(each.problem.id, each.request.sample, failed[each.key], each.key)
+               for each in asked if each.key in failed]
     useless = f'all {len(failed)} requests failed, the first with: {next(iter(failed.values()))}' if nothing else ''
     return Collected(
         rationales=[each.rationale(answers[each.key]) for each in asked if each.key in answers],
         sent=len(received), reused=len(known),
-        failed=[(each.problem.id, each.request.sample, failed[each.key]) for each in asked if each.key in failed],
+        failed=[tuple(reason) for *reason, _ in reasons],
+        unanswered=[tuple(reason) for *reason, key in reasons if key in state.unanswered],
         tokens=state.tokens, retried=collector.budget.requests - len(received) - len(failed),
         pending=collector.unfinished, stopped=useless or state.stopped)
 

@@ -5,7 +5,7 @@
 # %% ../../nbs/teachers/21_openai.ipynb #4b0d9aaf
 from __future__ import annotations
 
-import asyncio, json, math, os, re, time
+import asyncio, base64, json, math, os, re, time
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, Iterable, Mapping
@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
 from ..data.core import Completion, CotkitError, Request, TokenLogprob
-from .protocol import NoAnswerError, TeacherError, check_answer
+from .protocol import NoAnswerError, TeacherError, TeacherTimeout, check_answer
 
 # %% auto #0
 __all__ = ['EndpointConfig', 'completion_from_reply', 'retry_after_seconds', 'status_error', 'chat_body', 'OpenAITeacher']
@@ -200,9 +200,9 @@ def _connection_error(error: BaseException, url: str, timeout: float) -> Teacher
     from aiohttp import ClientConnectorError
     name = type(error).__name__
     if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
-        return TeacherError(f'no answer from {url} within {timeout:g} s',
-                            'Give it a longer timeout, or check that the server is not overloaded.',
-                            retryable=True)
+        return TeacherTimeout(f'no answer from {url} within {timeout:g} s',
+                              'Give it a longer timeout, or check that the server is not overloaded.',
+                              retryable=True)
     if isinstance(error, ClientConnectorError):
         return TeacherError(f'cannot connect to {url} ({name})',
                             'Check that the server runs and that this is its address.', retryable=True)
@@ -235,14 +235,13 @@ def _proxy(url: str) -> str | None:
 # %% ../../nbs/teachers/21_openai.ipynb #7f19d800
 def _headers(config: EndpointConfig, base_url: str) -> dict[str, str]:
     "The headers of every request, with the key"
-    from aiohttp import BasicAuth
     parts, key = urlsplit(base_url), _key(config.key_env) or 'none'
     names = {'OpenAI-Organization': 'OPENAI_ORG_ID', 'OpenAI-Project': 'OPENAI_PROJECT_ID'}
     values = {name: os.environ.get(variable, '').strip() for name, variable in names.items()}
     headers = {name: value for name, value in values.items() if value}
     if parts.username is not None:
-        login = BasicAuth(unquote(parts.username), unquote(parts.password or ''))
-        headers['Authorization'] = login.encode()
+        login = f'{unquote(parts.username)}:{unquote(parts.password or "")}'.encode()
+        headers['Authorization'] = f'Basic {base64.b64encode(login).decode()}'
     if config.key_header.lower() != 'authorization': headers[config.key_header] = key
     elif parts.username is None: headers['Authorization'] = f'Bearer {key}'
     return {**headers, 'Content-Type': 'application/json', 'Accept': 'application/json'}

@@ -15,8 +15,8 @@ from ..data.formats import gold_rationale
 from ..data.mistakes import rephrase_steps, wrong_rationale
 
 # %% auto #0
-__all__ = ['Teacher', 'SamplingParams', 'TeacherError', 'OracleTeacher', 'ReplayTeacher', 'NoAnswerError', 'split_thinking',
-           'logprobs_of', 'check_answer']
+__all__ = ['Teacher', 'SamplingParams', 'TeacherError', 'OracleTeacher', 'ReplayTeacher', 'NoAnswerError', 'TeacherTimeout',
+           'split_thinking', 'logprobs_of', 'check_answer']
 
 # %% ../../nbs/teachers/20_protocol.ipynb #d5376837
 @runtime_checkable
@@ -164,6 +164,10 @@ class NoAnswerError(TeacherError):
     ):
         super().__init__(problem, remedy)
         self.completion = completion
+
+
+class TeacherTimeout(TeacherError):
+    "No answer in time: the server may still be working on it, and bill it"
 
 # %% ../../nbs/teachers/20_protocol.ipynb #c5030e7e
 _OPEN, _CLOSE = r'<(?:think|thinking|thought|reasoning)>', r'</(?:think|thinking|thought|reasoning)>'
