@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from cotkit.data import files, tasks
-from cotkit.data.answers import Accuracy, is_correct, published_correct, read_answer
+from cotkit.data.answers import Accuracy, is_correct
 from cotkit.data.core import CotkitError, Problem, Rationale, from_dataset
 from cotkit.data.formats import ZeroShotCoT
+from cotkit.data.reading import published_correct, read_answer
 from cotkit.teachers.curate import curate
 from cotkit.data.tasks import NLI_LABELS, Columns, DataConfig, Splitting, Task, hash_split, load_data, load_task, register_task, task_names
 
@@ -560,3 +561,10 @@ def test_gsm8k_as_its_authors_released_it(tmp_path):
     folder = write_rows(tmp_path/'data', {'train': [plain], 'test': [plain], 'train_socratic': [socratic], 'test_socratic': [socratic], 'example_model_solutions': [{'question': 'q?', '6B': 's'}]})
     assert [load_task('gsm8k', folder, config=config)['test'][0].subquestions for config in ('main', 'socratic')] == [(), ('How?',)]
     with pytest.raises(CotkitError, match='test_socratic is a second file for the split test'): Task.from_jsonl({'': write_rows(tmp_path/'own', {'test': [plain], 'test_socratic': [socratic]})})
+
+
+@pytest.mark.parametrize('label, gold', [('( 352.0 / 5.0 )', '70.4'), ('( 84.0 / 2.0 )', '42'), ('( 1.0 / 3.0 )', '1/3')])
+def test_a_computed_gold_number_is_written_as_a_person_writes_it(label, gold, tmp_path):
+    row = {'input': 'How much?', 'label': label}
+    assert load_task('svamp', write_rows(tmp_path/'s', {'test': [row]}), target='number')['test'][0].answer == gold
+    with pytest.raises(CotkitError, match='is empty'): load_task('svamp', write_rows(tmp_path/'s', {'test': [{**row, 'label': 'perhaps'}]}), target='number')

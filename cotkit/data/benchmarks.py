@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
-from .answers import normalise, to_number
+from .answers import decimal_text, normalise, to_number
 from .core import CotkitError
 from cotkit.data.files import (
     SourceRow, Sources, field_choices, field_lines, field_text, is_missing, local_rows, source_rows,
@@ -62,7 +62,9 @@ def _svamp(target: str, kind: str) -> Schemas:
 
     def recorded(row):
         answer = field_text(row['label'], 'label')
-        if target == 'number': answer = normalise(answer, 'expression') or ''
+        if target == 'number':
+            value = normalise(answer, 'expression')
+            answer = decimal_text(value) if value else ''
         used = ('id', 'input', 'label')
         return dict(id=row.get('id'), question=row['input'], answer=answer, kind=kind, used=used)
     return {('Body', 'Question', 'Equation', 'Answer'): hub, ('input', 'label'): recorded}

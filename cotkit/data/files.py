@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping
 
-from .core import CotkitError, _parse_line
+from .core import CotkitError, parse_line
 
 # %% auto #0
 __all__ = ['Sources', 'DATA_ENDINGS', 'SourceRow', 'split_name', 'local_rows', 'source_rows', 'is_missing', 'field_text',
@@ -51,7 +51,7 @@ def _json_lines(path: Path) -> Iterator[SourceRow]:
     "Rows of JSON lines, one by one"
     with path.open('rb') as f:
         for number, line in enumerate(f, 1):
-            if line.strip(): yield SourceRow(_parse_line(line, path, number, ()), str(path), number)
+            if line.strip(): yield SourceRow(parse_line(line, path, number), str(path), number)
 
 # %% ../../nbs/data/01_files.ipynb #f4000002
 def _csv_rows(path: Path, delimiter: str) -> Iterator[SourceRow]:
@@ -82,7 +82,7 @@ def _json_rows(path: Path) -> Iterator[SourceRow]:
     if raw.lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'['): yield from _json_list(raw, path)
     else:
         for number, line in enumerate(raw.split(b'\n'), 1):
-            if line.strip(): yield SourceRow(_parse_line(line, path, number, ()), str(path), number)
+            if line.strip(): yield SourceRow(parse_line(line, path, number), str(path), number)
 
 # %% ../../nbs/data/01_files.ipynb #fcdc8c04
 def _json_list(raw: bytes, path: Path) -> Iterator[SourceRow]:
