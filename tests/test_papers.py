@@ -197,7 +197,9 @@ def t5_folder(tmp_path_factory):
 def test_a_t5_checkpoint_is_distilled_and_evaluated(t5_folder, tmp_path):
     import torch
     from cotkit.teachers.curate import curate
-    from cotkit.training.distill import distill, read_history
+    from cotkit.training.distill import distill
+    from cotkit.training.trainer import TrainingSet, read_history
+    from train_settings import settings
     from cotkit.evaluation.evaluate import evaluate
     from cotkit.evaluation.strategies import SingleTurn
     from cotkit.models.generate import DecodingParams
@@ -210,7 +212,7 @@ def test_a_t5_checkpoint_is_distilled_and_evaluated(t5_folder, tmp_path):
     student = make_student(t5_folder, StepByStep())
     assert student.arch == 'seq2seq' and type(student.model).__name__ == 'T5ForConditionalGeneration' and student.model.config.is_gated_act
     before = {name: p.clone() for name, p in student.model.named_parameters()}
-    distill(student, task['train'], kept, task['validation'], output_dir=tmp_path/'run', max_steps=3, batch_size=4, disable_tqdm=True)
+    distill(student, TrainingSet(task['train'], kept, task['validation']), output_dir=tmp_path/'run', config=settings(max_steps=3, batch_size=4))
     assert any(not torch.equal(p, before[name]) for name, p in student.model.named_parameters())
     history = read_history(tmp_path/'run')
     assert history[-1]['step'] == 3 and all(row['loss'] == row['loss'] for row in history if 'loss' in row)

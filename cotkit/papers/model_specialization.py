@@ -17,6 +17,7 @@ from ..teachers.collect import RequestLimits, collect
 from ..teachers.protocol import SamplingParams
 from ..data.core import Example, Problem, Rationale
 from ..teachers.curate import Curated, curate
+from ..training.config import KDConfig, TrainConfig
 from ..training.distill import distill
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..evaluation.strategies import SingleTurn
@@ -26,7 +27,8 @@ from ..models.students import Size, Student, build_model, load_model, parameter_
 from ..models.tokenizers import train_tokenizer
 from ..app.sweeps import sweep
 from ..data.records import RunRecord, Stages
-from ..training.specialize import read_matching, specialize
+from ..training.specialize import Matching, read_matching, specialize
+from ..training.trainer import Monitor, TrainingSet
 from ..teachers.store import Store
 from ..data.abilities import ability_problems
 from ..data.mistakes import rephrase_steps
@@ -123,8 +125,9 @@ def _kept(cache: str | Path, what: str, *depends: Any) -> Path:
 def _taught(student: Student, problems: Sequence[Problem], about: Sequence[Rationale], updates: int, settings: Mapping[str, Any], seed: int, rate: float) -> Student:
     "A student after so many updates on these rationales"
     with tempfile.TemporaryDirectory() as folder:
-        return distill(student, problems, about, output_dir=folder, seed=seed, max_steps=updates, batch_size=settings['batch'],
-                       learning_rate=rate, disable_tqdm=True, save_strategy='no')
+        config = TrainConfig(max_steps=updates, batch_size=settings['batch'], learning_rate=rate, train_seed=seed,
+                             overrides={'disable_tqdm': True, 'save_strategy': 'no'})
+        return distill(student, TrainingSet(problems, about), output_dir=folder, config=config)
 
 # %% ../../nbs/papers/model_specialization.ipynb #352d19b0
 def _tokenizer(settings: Mapping[str, Any]):
@@ -259,9 +262,11 @@ def _student_run(config: Mapping[str, Any], cache: str | Path) -> RunRecord:
 
     look(student)
     with tempfile.TemporaryDirectory() as folder, stages('train and evaluate'):
-        specialize(student, problems, taught.kept, output_dir=folder, kd_weight=float(config['matching'] == 'distribution'), held_out=never, seed=config['seed'],
-                   max_steps=settings['updates'], batch_size=settings['batch'], learning_rate=settings['rate'], validate=look,
-                   eval_steps=settings['updates'] // settings['checkpoints'], save_strategy='no', disable_tqdm=True)
+        overrides = {'eval_steps': settings['updates'] // settings['checkpoints'], 'save_strategy': 'no', 'disable_tqdm': True}
+        training = TrainConfig(max_steps=settings['updates'], batch_size=settings['batch'], train_seed=config['seed'],
+                               learning_rate=settings['rate'], overrides=overrides)
+        specialize(student, TrainingSet(problems, taught.kept, held_out=never), output_dir=folder, config=training,
+                   matching=Matching(KDConfig(float(config['matching'] == 'distribution'))), monitor=Monitor(validate=look))
         coverage = read_matching(folder)['coverage']
     with stages('final'): forms = {name: _digits(student, final, f, settings) for name, f in _formats(pool, settings).items() if name != 'few-shot-answer-only'}
     every = settings['updates'] // settings['checkpoints']
