@@ -6,7 +6,8 @@ __version__ = "0.1.0"
 
 _NAMES = {
     'data.core': 'CotkitError Problem Request Completion Rationale Example',
-    'data.answers': 'Accuracy read_answer is_correct',
+    'data.answers': 'Accuracy is_correct',
+    'data.reading': 'read_answer',
     'data.tasks': 'Task load_task task_names',
     'data.formats': 'Format AnswerOnly ZeroShotCoT FewShotCoT FewShotAnswerOnly StepByStep Mixture '
                     'demonstrations gold_rationale get_format',

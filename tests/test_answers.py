@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from cotkit.data import answers
-from cotkit.data.answers import (MARKERS, Accuracy, Answer, cut_run_on, is_correct, normalise, published_correct,
-                            published_reading, read_answer, same_answer, to_number, value_of)
+from cotkit.data.answers import Accuracy, Answer, is_correct, normalise, same_answer, to_number, value_of
+from cotkit.data.reading import MARKERS, cut_run_on, published_correct, published_reading, read_answer
 from cotkit.data.core import ANSWER_KINDS, CotkitError, Problem
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,6 +182,7 @@ def test_what_is_no_run_on_stays(text): assert cut_run_on(text) == text
 
 HOSTILE = '''
 from cotkit.data.answers import *
+from cotkit.data.reading import *
 from cotkit.data.core import Problem
 MANY = ('a', 'aa', 'zoo', 'or', ',')
 def texts(n): return ['#### ' * (n // 5), '#### ' + '1' * n, '1' * n, '1,' * (n // 2), '1,111,' * (n // 6), '1 1/' * (n // 4), '(' * n, ')' * n, '(1+' * (n // 3), '-' * n, '1^' * (n // 2), '\\n' * n, ' ' * n, '\\n ' * (n // 2),

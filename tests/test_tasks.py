@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from cotkit.data import files, tasks
-from cotkit.data.answers import Accuracy, is_correct, published_correct, read_answer
+from cotkit.data.answers import Accuracy, is_correct
 from cotkit.data.core import CotkitError, Problem, Rationale, from_dataset
 from cotkit.data.formats import ZeroShotCoT
+from cotkit.data.reading import published_correct, read_answer
 from cotkit.teachers.curate import curate
 from cotkit.data.tasks import NLI_LABELS, Columns, DataConfig, Splitting, Task, hash_split, load_data, load_task, register_task, task_names
 
@@ -504,3 +505,66 @@ def test_data_settings_name_a_task_and_its_problems(tmp_path):
         with pytest.raises(CotkitError, match='for a file of your own'): load_data(DataConfig('svamp', **option))
     with pytest.raises(CotkitError, match='Did you mean'): load_data(DataConfig('svampp'))
     with pytest.raises(CotkitError, match='no such file'): load_data(DataConfig(str(tmp_path/'nowhere.jsonl')))
+
+# files as people have them
+
+
+def test_csv_and_other_endings(tmp_path):
+    cells = 'question,answer,note\r\n"How many, in all?",11,\r\n"Two\nlines ""here""",3,"a, b"\r\n'
+    (tmp_path/'own.csv').write_bytes(b'\xef\xbb\xbf' + cells.encode())
+    first, second = Task.from_jsonl(tmp_path/'own.csv')['train']
+    assert (first.question, first.answer, first.meta) == ('How many, in all?', '11', {}) and second.question == 'Two\nlines "here"' and second.meta == {'note': 'a, b'}
+    (tmp_path/'own.TSV').write_text('question\tanswer\nHow many, in all?\t11\n')
+    assert Task.from_jsonl(tmp_path/'own.TSV')['train'] == [first]
+    for name in ('own.ndjson', 'own.JSONL'):
+        write_lines(tmp_path/name, [{'question': 'How many, in all?', 'answer': 11}])
+        assert Task.from_jsonl(tmp_path/name)['train'] == [first]
+
+
+@pytest.mark.parametrize('cells, line, words', [
+    ('question,answer\na,1\nb\n', 3, 'has 1 cells, and there are 2 columns'), ('question,answer\n"a\nb",1\nc,1,2\n', 4, 'has 3 cells'), ('question,answer\na,1\nb,\n', 3, '"answer": is missing'),
+    ('question,answer\na,1\n"b,2\n', 3, 'is no CSV')])
+def test_a_bad_row_of_a_csv_is_named(cells, line, words, tmp_path):
+    (tmp_path/'own.csv').write_text(cells)
+    with pytest.raises(CotkitError, match=words) as caught: Task.from_jsonl(tmp_path/'own.csv')
+    assert caught.value.line == line
+
+
+@pytest.mark.parametrize('choices', [{'A': 'flu', 'B': 'cold', 'C': None}, ['flu', 'cold'], {'label': ['A', 'B'], 'text': ['flu', 'cold']}, [{'label': 'A', 'text': 'flu'}, {'label': 'B', 'text': 'cold'}]])
+def test_choices_in_the_shapes_that_data_sets_have(choices, tmp_path):
+    path = write_lines(tmp_path/'own.jsonl', [{'question': 'q', 'options': choices, 'answer': 'B'}])
+    problem = Task.from_jsonl(path, columns=Columns(choices='options'))['train'][0]
+    assert (problem.answer, problem.choices, problem.meta) == ('cold', ('flu', 'cold'), {})
+
+
+def test_commonsense_qa_as_its_authors_released_it(tmp_path):
+    stem = {'stem': 'Where is a zoo?', 'question_concept': 'zoo', 'choices': [{'label': 'A', 'text': 'city'}, {'label': 'B', 'text': 'sea'}]}
+    folder = write_rows(tmp_path/'csqa', {'train_rand_split': [{'answerKey': 'B', 'id': 'x', 'question': stem}], 'dev_rand_split': [{'answerKey': 'A', 'id': 'y', 'question': stem}],
+                                          'test_rand_split_no_answers': [{'id': 'z', 'question': stem}]})
+    task = load_task('commonsense_qa', folder)
+    assert task.splits == {'train': [Problem('x', 'Where is a zoo?', 'sea', 'choice', ('city', 'sea'))], 'test': [Problem('y', 'Where is a zoo?', 'city', 'choice', ('city', 'sea'))]}
+    with pytest.raises(CotkitError, match='"choices": is missing'): load_task('cqa', write_rows(tmp_path/'flat', {'train': [{'question': 'q', 'answer': 'a'}]}))
+
+
+def test_anli_as_its_authors_released_it(tmp_path):
+    row = {'context': 'A man.', 'hypothesis': 'A person.', 'reason': 'r'}
+    for number, label in enumerate('enc', 1):
+        (tmp_path/f'R{number}').mkdir()
+        write_rows(tmp_path/f'R{number}', {split: [{**row, 'uid': f'{number}{split}', 'label': label}] for split in ('train', 'dev', 'test')})
+    one, all_rounds = load_task('anli', tmp_path), load_task('anli', tmp_path, rounds=(1, 2, 3))
+    assert one['train'] == [Problem('1train', 'Premise: A man.\nHypothesis: A person.', 'entailment', 'label', NLI_LABELS, ('r',), meta={'context': 'A man.', 'hypothesis': 'A person.'})]
+    assert [p.answer for p in all_rounds['validation']] == list(NLI_LABELS) and load_task('anli', tmp_path/'R2')['test'][0].answer == 'neutral'
+
+
+def test_gsm8k_as_its_authors_released_it(tmp_path):
+    plain, socratic = {'question': 'q?', 'answer': 'One.\n#### 1'}, {'question': 'q?', 'answer': 'How? ** One.\n#### 1'}
+    folder = write_rows(tmp_path/'data', {'train': [plain], 'test': [plain], 'train_socratic': [socratic], 'test_socratic': [socratic], 'example_model_solutions': [{'question': 'q?', '6B': 's'}]})
+    assert [load_task('gsm8k', folder, config=config)['test'][0].subquestions for config in ('main', 'socratic')] == [(), ('How?',)]
+    with pytest.raises(CotkitError, match='test_socratic is a second file for the split test'): Task.from_jsonl({'': write_rows(tmp_path/'own', {'test': [plain], 'test_socratic': [socratic]})})
+
+
+@pytest.mark.parametrize('label, gold', [('( 352.0 / 5.0 )', '70.4'), ('( 84.0 / 2.0 )', '42'), ('( 1.0 / 3.0 )', '1/3')])
+def test_a_computed_gold_number_is_written_as_a_person_writes_it(label, gold, tmp_path):
+    row = {'input': 'How much?', 'label': label}
+    assert load_task('svamp', write_rows(tmp_path/'s', {'test': [row]}), target='number')['test'][0].answer == gold
+    with pytest.raises(CotkitError, match='is empty'): load_task('svamp', write_rows(tmp_path/'s', {'test': [{**row, 'label': 'perhaps'}]}), target='number')

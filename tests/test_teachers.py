@@ -6,7 +6,8 @@ from hypothesis import given, settings, strategies as st
 
 from cotkit.data.core import CotkitError, Problem, Request
 from cotkit.data.formats import ZeroShotCoT
-from cotkit.data.answers import is_correct, read_answer
+from cotkit.data.answers import is_correct
+from cotkit.data.reading import read_answer
 from cotkit.data.word_problems import word_problems
 from cotkit.teachers.local import LocalTeacher, token_texts
 from cotkit.teachers.openai import EndpointConfig, OpenAITeacher, completion_from_reply, retry_after_seconds, status_error

@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
-from .answers import normalise, to_number
+from .answers import decimal_text, normalise, to_number
 from .core import CotkitError
-from .files import (
-    SourceRow, field_choices, field_lines, field_text, is_missing, source_rows, split_name)
+from cotkit.data.files import (
+    SourceRow, Sources, field_choices, field_lines, field_text, is_missing, local_rows, source_rows,
+    split_name)
 from .tasks import (
     NLI_LABELS, Fields, Reader, Schemas, Splitting, Task, build_task, register_task)
 
@@ -45,6 +46,10 @@ def load_gsm8k(
 ) -> Task:                          # train, validation and test
     "GSM8K (Cobbe et al. 2021)"
     rows, schemas = source_rows(path, 'openai/gsm8k', config), {('question', 'answer'): _gsm8k}
+    named = {o for o in rows if split_name(o)[0] in ('train', 'validation', 'test')}
+    socratic = {o for o in named if 'socratic' in o}
+    chosen = socratic if socratic and config == 'socratic' else named - socratic
+    rows = {split: part for split, part in rows.items() if split in chosen}
     return build_task('gsm8k', 'number', rows, schemas, Splitting(data_seed=seed))
 
 # %% ../../nbs/data/03_benchmarks.ipynb #abef4542
@@ -57,7 +62,9 @@ def _svamp(target: str, kind: str) -> Schemas:
 
     def recorded(row):
         answer = field_text(row['label'], 'label')
-        if target == 'number': answer = normalise(answer, 'expression') or ''
+        if target == 'number':
+            value = normalise(answer, 'expression')
+            answer = decimal_text(value) if value else ''
         used = ('id', 'input', 'label')
         return dict(id=row.get('id'), question=row['input'], answer=answer, kind=kind, used=used)
     return {('Body', 'Question', 'Equation', 'Answer'): hub, ('input', 'label'): recorded}
@@ -96,6 +103,18 @@ def _cqa_hub(row: dict[str, Any]) -> Fields | None:
                 choices=texts, used=used)
 
 # %% ../../nbs/data/03_benchmarks.ipynb #bed79921
+def _cqa_released(row: dict[str, Any]) -> Fields | None:
+    "As the authors released it: the question is an object with a stem and choices"
+    question = row['question']
+    if not isinstance(question, Mapping):
+        needed = '(question, choices, answerKey) or (question, choices, answer)'
+        raise CotkitError('is missing', f'Needed: {needed}.', field='choices')
+    stem, choices = question.get('stem'), question.get('choices')
+    key = row.get('answerKey') or ''
+    fields = _cqa_hub(dict(id=row.get('id'), question=stem, choices=choices, answerKey=key))
+    return fields and {**fields, 'used': (*fields['used'], 'question')}
+
+# %% ../../nbs/data/03_benchmarks.ipynb #d75e4674
 def _cqa_recorded(row: dict[str, Any]) -> Fields:
     _, texts = field_choices(row['choices'])
     if row['answer'] not in texts:
@@ -113,7 +132,7 @@ def load_commonsense_qa(
 ) -> Task:                          # the hub's validation split is the test split, as in the papers
     "CommonsenseQA (Talmor et al. 2019)"
     schemas = {('question', 'choices', 'answerKey'): _cqa_hub,
-               ('question', 'choices', 'answer'): _cqa_recorded}
+               ('question', 'choices', 'answer'): _cqa_recorded, ('question',): _cqa_released}
     rows = source_rows(path, 'tau/commonsense_qa')
     splitting = Splitting(data_seed=seed, validation_as_test=True)
     return build_task('commonsense_qa', 'choice', rows, schemas, splitting)
@@ -146,14 +165,17 @@ def _nli(*rationale: str) -> Reader:
     "A reader of premise, hypothesis and label; the gold rationale is in the first of some columns"
     def read(row):
         label = row['label']
-        if isinstance(label, str) and label.strip().isdigit(): label = int(label)
+        if isinstance(label, str):
+            label = label.strip()
+            label = int(label) if label.isdigit() else _NLI_LETTERS.get(label, label)
         if isinstance(label, int):
             if not 0 <= label < 3:
                 what = f'is {label}, which is no gold label'
                 raise CotkitError(what, 'Leave such rows out.', field='label')
             label = NLI_LABELS[label]
         reason = next((str(row[name]).strip() for name in rationale if row.get(name)), '')
-        premise, hypothesis = (field_text(row[name], name) for name in ('premise', 'hypothesis'))
+        premise = field_text(row['premise' if 'premise' in row else 'context'], 'premise')
+        hypothesis = field_text(row['hypothesis'], 'hypothesis')
         question = f'Premise: {premise}\nHypothesis: {hypothesis}'
         return dict(id=_first(row, 'uid', 'id'), question=question, answer=label, kind='label',
                     choices=NLI_LABELS, gold_steps=(reason,) if reason else (),
@@ -162,6 +184,17 @@ def _nli(*rationale: str) -> Reader:
 
 
 _NLI_COLUMNS = ('premise', 'hypothesis', 'label')
+_NLI_LETTERS = {label[0]: label for label in NLI_LABELS}
+
+# %% ../../nbs/data/03_benchmarks.ipynb #b4000001
+def _anli_rows(path: str | Path | None) -> Sources:
+    "Rows of files, of the hub, or of a folder with a folder for each round"
+    folders = [Path(path or '').expanduser()/f'R{number}' for number in (1, 2, 3)]
+    if path is None or not any(o.is_dir() for o in folders):
+        return source_rows(path, 'facebook/anli')
+    rounds = {number: local_rows(o) for number, o in enumerate(folders, 1) if o.is_dir()}
+    return {f'{split_name(stem)[0]}_r{number}': rows
+            for number, files in rounds.items() for stem, rows in files.items()}
 
 # %% ../../nbs/data/03_benchmarks.ipynb #be5cbf87
 @register_task('anli')
@@ -172,9 +205,10 @@ def load_anli(
 ) -> Task:                             # train, validation and test
     "ANLI (Nie et al. 2020)"
     wanted = (None, rounds) if isinstance(rounds, int) else (None, *rounds)
-    rows = source_rows(path, 'facebook/anli')
+    rows = _anli_rows(path)
     rows = {split: part for split, part in rows.items() if split_name(split)[1] in wanted}
-    schemas = {_NLI_COLUMNS: _nli('reason')}
+    read = _nli('reason')
+    schemas = {_NLI_COLUMNS: read, ('context', 'hypothesis', 'label'): read}
     return build_task('anli', 'label', rows, schemas, Splitting(data_seed=seed))
 
 # %% ../../nbs/data/03_benchmarks.ipynb #66ca89fd

@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterable, Iterator, Literal, Mapping, Sequence
 # %% auto #0
 __all__ = ['AnswerKind', 'ANSWER_KINDS', 'R', 'CotkitError', 'html_table', 'Registry', 'Row', 'Problem', 'question_text',
            'question_key', 'Request', 'TokenLogprob', 'Completion', 'Step', 'Rationale', 'Example', 'atomic_write',
-           'write_jsonl', 'read_jsonl', 'to_dataset', 'from_dataset', 'sample_path']
+           'write_jsonl', 'read_jsonl', 'parse_line', 'to_dataset', 'from_dataset', 'sample_path']
 
 # %% ../../nbs/data/00_core.ipynb #66772afa
 class CotkitError(ValueError):
@@ -340,12 +340,16 @@ def read_jsonl(
     if not path.is_file(): raise CotkitError('no such file', 'Check the path.', file=path)
     with path.open('rb') as f:
         for number, line in enumerate(f, 1):
-            if line.strip(): yield _parse_line(line, path, number, required)
+            if line.strip(): yield parse_line(line, path, number, required)
 
 # %% ../../nbs/data/00_core.ipynb #1a589818
-def _parse_line(
-    line: bytes, path: Path, number: int, required: Sequence[str],
-) -> dict[str, Any]:
+def parse_line(
+    line: bytes,                  # a line of a file
+    path: Path,                   # the file, for errors
+    number: int,                  # which line of it, from 1
+    required: Sequence[str] = (), # fields that it must have
+) -> dict[str, Any]:              # the object
+    "One line of JSON lines; a `CotkitError` names what is wrong with it"
     def wrong(problem: str, remedy: str, field: str | None = None) -> CotkitError:
         return CotkitError(problem, remedy, path, number, field)
 

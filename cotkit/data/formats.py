@@ -13,10 +13,10 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, ClassVar, Iterable, Iterator, Mapping, Sequence
 
-from .answers import (
-    MARKERS, Answer, cut_run_on, decimal_text, is_correct, read_answer, to_number)
+from .answers import Answer, decimal_text, is_correct, to_number
 from .core import (
     CotkitError, Example, Problem, Rationale, Registry, question_key, question_text)
+from .reading import MARKERS, cut_run_on, read_answer
 
 # %% auto #0
 __all__ = ['FORMATS', 'answer_text', 'split_reasoning', 'written_answer', 'stated_answer', 'chain_text', 'gold_rationale',
@@ -143,12 +143,12 @@ def written_answer(
     if problem.answer and is_correct(problem, rationale.answer): return problem.answer
     return decimal_text(rationale.answer) if problem.kind == 'number' else rationale.answer
 
-# %% ../../nbs/data/07_formats.ipynb #a2179316
+# %% ../../nbs/data/07_formats.ipynb #1aece0be
 def _has_answer(problem: Problem, rationale: Rationale) -> bool:
     "Whether there is an answer to teach: the rationale's own, or a gold one"
     return rationale.answer is not None or bool(problem.answer)
 
-# %% ../../nbs/data/07_formats.ipynb #1aece0be
+
 def stated_answer(
     problem: Problem,      # the problem
     rationale: Rationale,  # reasoning about it

@@ -37,7 +37,7 @@ _PACKAGES = ('cotkit', 'torch', 'transformers', 'datasets', 'accelerate', 'opena
 
 
 def versions() -> dict[str, str]:
-    "Versions of Python and of the packages that a result may depend on; those not installed are left out"
+    "Versions of Python and of the installed packages that a result may depend on"
     found = {'python': platform.python_version()}
     for name in _PACKAGES:
         try: found[name] = importlib.metadata.version(name)
@@ -46,7 +46,8 @@ def versions() -> dict[str, str]:
 
 # %% ../../nbs/data/08_records.ipynb #6a501c24
 def _git(*words: str, folder: Path) -> str | None:
-    try: ran = subprocess.run(['git', *words], cwd=folder, capture_output=True, text=True, timeout=20)
+    settings = dict(cwd=folder, capture_output=True, text=True, timeout=20)
+    try: ran = subprocess.run(['git', *words], **settings)
     except (OSError, subprocess.TimeoutExpired): return None
     return ran.stdout.strip() if ran.returncode == 0 else None
 
@@ -57,7 +58,8 @@ def git_commit(
     "Which commit the code is at, and whether tracked files differ from it"
     commit = _git('rev-parse', 'HEAD', folder=Path(folder))
     if not commit: return {}
-    return {'commit': commit, 'dirty': bool(_git('status', '--porcelain', '--untracked-files=no', folder=Path(folder)))}
+    changed = _git('status', '--porcelain', '--untracked-files=no', folder=Path(folder))
+    return {'commit': commit, 'dirty': bool(changed)}
 
 # %% ../../nbs/data/08_records.ipynb #f5443599
 def _processor() -> str:
@@ -73,7 +75,8 @@ def _accelerators() -> list[str]:
     if 'torch' in sys.modules and (cuda := sys.modules['torch'].cuda).is_available():
         return [cuda.get_device_name(i) for i in range(cuda.device_count())]
     cards = sorted(Path('/proc/driver/nvidia/gpus').glob('*/information'))
-    return [line.split(':', 1)[1].strip() for card in cards for line in card.read_text().splitlines() if line.startswith('Model')]
+    lines = [line for card in cards for line in card.read_text().splitlines()]
+    return [line.split(':', 1)[1].strip() for line in lines if line.startswith('Model')]
 
 # %% ../../nbs/data/08_records.ipynb #a41857e7
 def hardware() -> dict[str, Any]:
@@ -81,10 +84,12 @@ def hardware() -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     try: memory = round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2 ** 30, 1)
     except (ValueError, OSError, AttributeError): memory = None
-    return {'processor': _processor(), 'cores': cores, 'memory_gib': memory, 'accelerators': _accelerators(), 'system': platform.system()}
+    return {'processor': _processor(), 'cores': cores, 'memory_gib': memory,
+            'accelerators': _accelerators(), 'system': platform.system()}
 
 # %% ../../nbs/data/08_records.ipynb #88098773
-_SECRET = re.compile(r'(api_?key|secret|passw(or)?d|authorization|(access|auth|hf)_?token)$', re.IGNORECASE)
+_SECRET = re.compile(
+    r'(api_?key|secret|passw(or)?d|authorization|(access|auth|hf)_?token)$', re.IGNORECASE)
 
 
 def jsonable(
@@ -93,34 +98,44 @@ def jsonable(
     "A value that JSON can hold, with everything under a secret's name replaced"
     if is_dataclass(value) and not isinstance(value, type): value = asdict(value)
     if isinstance(value, Mapping):
-        return {str(k): '[removed]' if _SECRET.search(str(k)) else jsonable(v) for k, v in value.items()}
+        return {str(k): '[removed]' if _SECRET.search(str(k)) else jsonable(v)
+                for k, v in value.items()}
     if isinstance(value, (list, tuple)): return [jsonable(v) for v in value]
     if isinstance(value, np.generic): return jsonable(value.item())
-    if isinstance(value, Path) or (isinstance(value, float) and not math.isfinite(value)): return str(value)
-    return value
+    unwritable = isinstance(value, float) and not math.isfinite(value)
+    return str(value) if unwritable or isinstance(value, Path) else value
+
+# %% ../../nbs/data/08_records.ipynb #3d285811
+_REMEDY = 'A run record is what RunRecord.save wrote.'
+
+
+def _now() -> str: return datetime.now(timezone.utc).isoformat(timespec='seconds')
 
 # %% ../../nbs/data/08_records.ipynb #f21acdc0
 @dataclass(frozen=True)
 class RunRecord(Row):
     "Everything that a result depends on, and the result"
-    config: Mapping[str, Any]                                         # what was asked for
-    seed: int = 0                                                     # the seed of the run
-    versions: Mapping[str, str] = field(default_factory=versions)     # Python and packages
-    git: Mapping[str, Any] = field(default_factory=git_commit)        # commit and dirty; empty outside a checkout
-    data: Mapping[str, str] = field(default_factory=dict)             # task name to `Task.fingerprint()`
-    hardware: Mapping[str, Any] = field(default_factory=hardware)     # what it ran on
-    seconds: Mapping[str, float] = field(default_factory=dict)        # wall time of each stage
-    results: Mapping[str, Any] = field(default_factory=dict)          # accuracies and whatever else came out
-    finished: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec='seconds')) # when, in UTC
-    schema: int = 1                                                   # of this record
+    config: Mapping[str, Any]                                      # what was asked for
+    seed: int = 0                                                  # the seed of the run
+    versions: Mapping[str, str] = field(default_factory=versions)  # Python and packages
+    git: Mapping[str, Any] = field(default_factory=git_commit)     # commit and dirty, in a checkout
+    data: Mapping[str, str] = field(default_factory=dict)          # task to `Task.fingerprint()`
+    hardware: Mapping[str, Any] = field(default_factory=hardware)  # what it ran on
+    seconds: Mapping[str, float] = field(default_factory=dict)     # wall time of each stage
+    results: Mapping[str, Any] = field(default_factory=dict)       # accuracies and the like
+    finished: str = field(default_factory=_now)                    # when, in UTC
+    schema: int = 1                                                # of this record
 
     def __post_init__(self):
-        for name in ('config', 'seconds', 'results'): object.__setattr__(self, name, jsonable(getattr(self, name)))
+        for name in ('config', 'seconds', 'results'):
+            object.__setattr__(self, name, jsonable(getattr(self, name)))
 
     def to_json(self, indent: int | None = None) -> str:
         "JSON text; a `CotkitError` for values that JSON has no word for"
         try: return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False, indent=indent)
-        except (TypeError, ValueError) as e: raise CotkitError(f'a run record cannot hold this: {e}', 'Use text, numbers, lists and dictionaries.') from None
+        except (TypeError, ValueError) as e:
+            remedy = 'Use text, numbers, lists and dictionaries.'
+            raise CotkitError(f'a run record cannot hold this: {e}', remedy) from None
 
     def save(self, path: str | Path) -> Path:
         "Write it as one JSON file, whole or not at all"
@@ -134,20 +149,24 @@ class RunRecord(Row):
         path = Path(path)
         if not path.is_file(): raise CotkitError('no such run record', 'Check the path.', file=path)
         try: row = json.loads(path.read_text(encoding='utf-8'))
-        except ValueError: raise CotkitError('not valid JSON', 'A run record is what RunRecord.save wrote.', file=path) from None
+        except ValueError: raise CotkitError('not valid JSON', _REMEDY, file=path) from None
         return _record(row, path)
 
 # %% ../../nbs/data/08_records.ipynb #94cb6e4b
 def _record(row: Any, path: str | Path, line: int | None = None) -> RunRecord:
     "A run record from parsed JSON, with checks"
-    if not isinstance(row, dict) or 'config' not in row:
-        raise CotkitError('is missing', 'A run record is what RunRecord.save wrote.', path, line, 'config')
+    def wrong(problem: str, remedy: str = _REMEDY, field: str | None = None) -> CotkitError:
+        return CotkitError(problem, remedy, path, line, field)
+
+    if not isinstance(row, dict) or 'config' not in row: raise wrong('is missing', field='config')
     if row.get('schema') != 1:
-        raise CotkitError(f'is {row.get("schema")!r}', 'This cotkit reads schema 1; install a newer cotkit.', path, line, 'schema')
+        remedy = 'This cotkit reads schema 1; install a newer cotkit.'
+        raise wrong(f'is {row.get("schema")!r}', remedy, 'schema')
     for name in ('config', 'versions', 'data', 'seconds', 'results'):
-        if not isinstance(row.get(name, {}), dict): raise CotkitError('is no object', 'Write {"name": value}.', path, line, name)
+        if isinstance(row.get(name, {}), dict): continue
+        raise wrong('is no object', 'Write {"name": value}.', name)
     try: return RunRecord(**row)
-    except TypeError: raise CotkitError('has fields that no run record has', 'A run record is what RunRecord.save wrote.', path, line) from None
+    except TypeError: raise wrong('has fields that no run record has') from None
 
 # %% ../../nbs/data/08_records.ipynb #13fe2f77
 def append_record(

@@ -267,6 +267,7 @@ def build_task(
     "A task from rows; CotkitError names file, line and field of a bad one"
     splits: dict[str, list[Problem]] = {}
     seen: _Seen = {}
+    _check_sources(sources)
     for source, rows in sources.items():
         split, _ = split_name(source)
         problems, unlabelled = _problems(rows, schemas, seen)
@@ -280,6 +281,16 @@ def build_task(
     return Task(name, {split: splits[split] for split in order}, kind)
 
 # %% ../../nbs/data/02_tasks.ipynb #adffcd48
+def _check_sources(sources: Sources) -> None:
+    "CotkitError if two files are the same split"
+    named: dict[tuple[str, int | None], str] = {}
+    for source in sources:
+        other = named.setdefault(split_name(source), source)
+        if other != source:
+            what = f'{other} and {source} are the same split'
+            raise CotkitError(what, 'Keep one of them, or name files by split.')
+
+# %% ../../nbs/data/02_tasks.ipynb #2f0a0096
 def _split_off(splits: dict[str, list[Problem]], how: Splitting) -> dict[str, list[Problem]]:
     "Splits with the missing ones made"
     splits, seed = dict(splits), how.data_seed
@@ -380,20 +391,31 @@ def own_sources(
     "The rows of files of your own; CotkitError if no row has an answer"
     if not files:
         raise CotkitError('no files', 'Name at least one, such as {"train": "train.jsonl"}.')
-    sources = {split or _own_split(stem, file): list(rows)
-               for split, file in files.items() for stem, rows in local_rows(file).items()}
+    sources: dict[str, list[SourceRow]] = {}
+    for split, file in files.items():
+        for stem, rows in local_rows(file).items():
+            name = split or _own_split(stem, file)
+            if name in sources:
+                what = f'{stem} is a second file for the split {name}'
+                raise CotkitError(what, 'Keep one of them, or give it another name.', file)
+            sources[name] = list(rows)
     for split, rows in sources.items():
         place = files.get(split) or files.get('') or split
         if not rows: raise CotkitError('has no rows', 'Put at least one problem into it.', place)
-    every = [row.values for rows in sources.values() for row in rows]
-    if columns.answer and all(columns.question in o and columns.answer not in o for o in every):
-        remedy = ('Name the column of the gold answers (--answer), '
-                  'or say that there are none (--unlabelled).')
-        place = next(iter(files.values()))
-        raise CotkitError('no row has this column', remedy, place, field=columns.answer)
+    _check_answers(sources, columns)
     return sources
 
 # %% ../../nbs/data/02_tasks.ipynb #a294d103
+def _check_answers(sources: Mapping[str, list[SourceRow]], columns: Columns) -> None:
+    "CotkitError if questions are there and no row has an answer"
+    rows = [row for part in sources.values() for row in part]
+    if not columns.answer or any(columns.answer in row.values for row in rows): return
+    if not all(columns.question in row.values for row in rows): return
+    remedy = ('Name the column of the gold answers (--answer), '
+              'or say that there are none (--unlabelled).')
+    raise CotkitError('no row has this column', remedy, rows[0].file, field=columns.answer)
+
+# %% ../../nbs/data/02_tasks.ipynb #bd77c6de
 def _own_split(stem: str, file: str | Path) -> str:
     "The split of a file: train if it is the only one and its name does not say otherwise"
     split, _ = split_name(stem)
@@ -404,7 +426,7 @@ TASKS: Registry[Callable[..., Task]] = Registry('task')
 register_task = TASKS.register
 TASK_MODULES = ('benchmarks', 'word_problems', 'addition', 'abilities')
 
-# %% ../../nbs/data/02_tasks.ipynb #a3d5d74e
+
 def task_names() -> list[str]:
     "The names of all registered tasks, sorted"
     for module in TASK_MODULES: importlib.import_module(f'cotkit.data.{module}')

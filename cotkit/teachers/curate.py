@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Callable, Iterable, Literal, Mapping, Sequence
 
-from ..data.answers import MARKERS, Accuracy, Answer, cut_run_on, is_correct, same_answer
+from ..data.answers import Accuracy, Answer, is_correct, same_answer
+from ..data.reading import MARKERS, cut_run_on
 from ..data.core import (
     CotkitError, Problem, Rationale, Registry, Row, TokenLogprob, html_table, question_key)
 from ..data.formats import Format, split_reasoning
