@@ -134,7 +134,7 @@ def run_report(
 ) -> dict[str, Any]:                                       # where the page is
     "Write one page with all results"
     from cotkit.data.records import RunRecord
-    from cotkit.reporting.figures import html_report
+    from cotkit.reporting.html import Page, html_report
     task, _ = load_data(data)
     evaluations = [read_evaluation(path) for path in config.evaluations]
     rationales = read_rationales(config.rationales)
@@ -144,8 +144,8 @@ def run_report(
     record = RunRecord({'evaluations': [str(p) for p in config.evaluations], 'task': data.task},
                        data.data_seed, data={task.name: task.fingerprint()},
                        results={'evaluations': [e.summary() for e in evaluations]})
-    path = html_report(config.out, config.title, record, evaluations, rationales=rationales,
-                       problems=problems)
+    page = Page(config.title)
+    path = html_report(config.out, evaluations, rationales, problems, record, page)
     return {'report': str(path)}
 
 # %% ../../nbs/app/75_cli.ipynb #dff4938d
@@ -182,15 +182,15 @@ def run_publish(
 ) -> dict[str, Any]:        # the folder, and the address of an upload
     "Write a student with its model card, and upload it"
     from cotkit.data.records import RunRecord
-    from cotkit.reporting.publish import publish
+    from cotkit.reporting.publish import ModelCard, Upload, publish
     folder = student_folder(config.student)
     found = config.record or find_record(config.student)
     name = config.name or ('' if config.repo or config.out else config.student.resolve().name)
     evaluations = [read_evaluation(path) for path in config.evaluations]
-    done = publish(folder, config.out or folder, evaluations,
-                   RunRecord.load(found) if found else None, name=name, repo=config.repo,
-                   info=dict(pair.split('=', 1) for pair in config.about),
-                   license=config.license, private=not config.public)
+    card = ModelCard(name, dict(pair.split('=', 1) for pair in config.about), config.license)
+    upload = Upload(config.repo, private=not config.public) if config.repo else None
+    record = RunRecord.load(found) if found else None
+    done = publish(folder, config.out or folder, evaluations, record, card, upload)
     return {name: value for name, value in done.to_dict().items() if value}
 
 # %% ../../nbs/app/75_cli.ipynb #5333b850

@@ -157,14 +157,14 @@ def finish_run(
     "Write record and model card of a trained student"
     from cotkit.data.records import RunRecord
     from cotkit.models.students import parameter_count
-    from cotkit.reporting.publish import publish
+    from cotkit.reporting.publish import ModelCard, publish
     config = {'task': lesson.task.name, **config, 'format': student.format.to_dict(),
               'student': student.base or config['student'], 'arch': student.arch}
     data = {lesson.task.name: lesson.task.fingerprint()}
     record = RunRecord(config, config['train_seed'], data=data, seconds=stages.seconds,
                        results=results)
     record.save(out/'record.json')
-    publish(student, out/'student', record=record, name=out.resolve().name)
+    publish(student, out/'student', record=record, card=ModelCard(out.resolve().name))
     left = {'in_test_split': lesson.left_out} if lesson.left_out else {}
     return {'student': str(out/'student'), 'parameters': parameter_count(student.model),
             'examples': config['examples'], 'max_steps': config['max_steps'], **results, **left}

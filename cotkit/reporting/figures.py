@@ -36,7 +36,8 @@ def figure_style() -> dict[str, Any]:
     style |= dict.fromkeys(_INKED, INK)
     spines = {f'axes.spines.{side}': False for side in ('top', 'right', 'left')}
     return {**style, **spines, 'font.family': 'DejaVu Sans', 'grid.color': GRID,
-            'lines.linewidth': 2, 'axes.prop_cycle': mpl.cycler(color=sns.color_palette('colorblind')),
+            'lines.linewidth': 2,
+            'axes.prop_cycle': mpl.cycler(color=sns.color_palette('colorblind')),
             'axes.titleweight': 'bold', 'axes.titlelocation': 'left', 'legend.frameon': False,
             'figure.figsize': (7, 4), 'figure.dpi': 100, 'figure.constrained_layout.use': True,
             'svg.fonttype': 'none', 'svg.hashsalt': 'cotkit'}

@@ -187,8 +187,8 @@ def _check_readme(file: Path) -> None:
                           'Choose another folder, or move this file away.', file=file)
 
 # %% ../../nbs/reporting/62_publish.ipynb #c3feaabb
-_APPLES = Problem(
-    'apples-1', 'Ann has 3 apples. She buys 4 bags with 2 apples each. How many has she now?', '11')
+_APPLES = Problem('apples-1', 'Ann has 3 apples. She buys 4 bags with 2 apples each. '
+                  'How many apples does Ann have now?', '11')
 _USE = '''It expects this form of prompt:
 
 {plain}
