@@ -49,7 +49,9 @@ class Spans:
     def __repr__(self) -> str: return f'Spans({len(self):,} texts, {len(self.starts):,} tokens)'
 
 # %% ../../nbs/training/33_align.ipynb #4339f36f
-def utf8_sizes(texts: Iterable[str]) -> tuple[tuple[str, ...], np.ndarray]:
+def utf8_sizes(
+    texts: str | Iterable[str],  # one text, or several
+) -> tuple[tuple[str, ...], np.ndarray]:
     "The texts, and the bytes of each (rows,)"
     texts = (texts,) if isinstance(texts, str) else tuple(texts)
     try: return texts, np.fromiter((len(t.encode()) for t in texts), np.int64, len(texts))
@@ -58,7 +60,9 @@ def utf8_sizes(texts: Iterable[str]) -> tuple[tuple[str, ...], np.ndarray]:
                           'Text must be writable as UTF-8; replace such characters first.') from None
 
 
-def row_splits(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+def row_splits(
+    lengths: Sequence[int] | np.ndarray,  # of each row
+) -> np.ndarray:
     "Where rows of these lengths begin and end when they lie end to end (rows + 1,)"
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
@@ -121,13 +125,17 @@ _BYTE_OF = _byte_alphabet()
 _BYTE_TOKEN = re.compile(r'<0x([0-9A-Fa-f]{2})>')
 
 
-def byte_level_bytes(token: str) -> bytes:
+def byte_level_bytes(
+    token: str,  # as the vocabulary writes it
+) -> bytes:
     "What a token of a byte-level vocabulary spells"
     try: return bytes([_BYTE_OF[c] for c in token])
     except KeyError: return token.encode(errors='replace')
 
 
-def metaspace_bytes(token: str) -> bytes:
+def metaspace_bytes(
+    token: str,  # as the vocabulary writes it
+) -> bytes:
     "What a token of a metaspace vocabulary spells"
     if found := _BYTE_TOKEN.fullmatch(token): return bytes([int(found[1], 16)])
     return token.replace('▁', ' ').encode(errors='replace')
@@ -183,7 +191,9 @@ class Vocabulary:
 _VOCABULARIES: WeakKeyDictionary = WeakKeyDictionary()
 
 
-def read_vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
+def read_vocabulary(
+    tokenizer: PreTrainedTokenizerFast,  # any fast tokenizer
+) -> Vocabulary:
     "The vocabulary of a tokenizer, read once; read again when tokens were added"
     known = _VOCABULARIES.get(tokenizer)
     if known is None or len(known.tokens) != len(tokenizer):

@@ -26,7 +26,7 @@ RECIPES: dict[str, type[Format]] = {
 def training_examples(
     student: Student,   # its format makes the examples
     data: TrainingSet,  # problems and rationales
-    monitor: Monitor = Monitor(),
+    monitor: Monitor = Monitor(), # what is watched besides
 ) -> tuple[list[Example], Monitor]: # what to train on, and the monitor with the validation examples
     "Problems and rationales as examples; a `CotkitError` if held-out problems are among them"
     format, held_out = student.required_format(), [*data.validation, *data.held_out]

@@ -172,7 +172,10 @@ def _examples_of(rows: 'datasets.Dataset | TokenBlocks') -> list[int]:
     return [i for row in found for i in row] if 'segment' in rows.column_names else list(found)
 
 
-def objective_weights(student: Student, rows: 'datasets.Dataset | TokenBlocks') -> dict[str, float]:
+def objective_weights(
+    student: Student,                       # whose format weighs objectives
+    rows: 'datasets.Dataset | TokenBlocks', # that it is trained on
+) -> dict[str, float]:                      # in order of their numbers
     "What each objective of the rows weighs: as the student's format says, or 1 where it has none"
     names, format = objective_names(rows), student.format
     if format is None or isinstance(rows, TokenBlocks): return dict.fromkeys(names, 1.0)
@@ -222,7 +225,10 @@ def _costs(student: Student, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
     return token_losses(logits, labels)[labels != IGNORE_INDEX]
 
 
-def check_segments(student: Student, rows: 'datasets.Dataset | TokenBlocks') -> None:
+def check_segments(
+    student: Student,                       # whose model is tried
+    rows: 'datasets.Dataset | TokenBlocks', # that it is trained on
+) -> None:
     "A `CotkitError` if rows are packed and the model does not see their examples as separate ones"
     if isinstance(rows, TokenBlocks) or 'segment' not in rows.column_names: return
     row = next((row for row in rows if len(row['segment']) > 1), None)
@@ -490,7 +496,9 @@ def _adapters(model: torch.nn.Module) -> dict[str, Any]:
 _PASSING = ('use_cache', '_name_or_path', 'transformers_version', 'dtype')  # of a model's configuration
 
 
-def run_settings(trainer: StudentTrainer) -> dict[str, Any]:
+def run_settings(
+    trainer: StudentTrainer,  # before training
+) -> dict[str, Any]:
     "Everything that decides what a run does, as JSON-ready values"
     args, model, source = trainer.args, trainer.student.model, trainer.source
     settings = {name: getattr(args, name) for name in _TRAJECTORY}
