@@ -9,7 +9,8 @@ from cotkit.data.formats import ZeroShotCoT
 from cotkit.models.generate import (Decoder, DecodeRequest, DecodingParams, can_refill, choose_tokens, decode, generate,
                                     generations, prefill_causal, uniform_numbers)
 from cotkit.models.students import Size, Student, build_model
-from cotkit.models.tokenizers import ARCHITECTURES, decoder_inputs, tokenize_inputs, train_tokenizer
+from cotkit.models.config import ARCHITECTURES
+from cotkit.models.tokenizers import decoder_inputs, tokenize_inputs, train_tokenizer
 
 torch.set_num_threads(1)
 QUESTION = 'Ann has 3 apples. She buys 4 bags with 2 apples each. How many apples does Ann have now?'

@@ -1,4 +1,4 @@
-"The ledger: faults, threads, processes"
+"The store: faults, threads, processes"
 import json, os, random, signal, sqlite3, subprocess, sys, threading, time
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def writer(path: Path, start: int, stop: int) -> subprocess.Popen:
 
 
 def test_processes_share_one_file(tmp_path):
-    "Four processes create the same ledger at the same moment and write overlapping rows"
+    "Four processes create the same store at the same moment and write overlapping rows"
     processes = [writer(tmp_path/'a.db', k * 50, k * 50 + 100) for k in range(4)]
     for p in processes:
         p.communicate()
@@ -169,7 +169,7 @@ def test_a_database_of_another_program_is_refused(tmp_path):
     with pytest.raises(CotkitError, match='other program'): Store(tmp_path/'a.db')
 
 
-def test_an_empty_file_and_a_new_folder_become_ledgers(tmp_path):
+def test_an_empty_file_and_a_new_folder_become_stores(tmp_path):
     (tmp_path/'empty.db').touch()
     for path in (tmp_path/'empty.db', tmp_path/'new'/'folder'/'a?b#c%20.db'):
         with Store(path) as store: store.put(*pair(1))

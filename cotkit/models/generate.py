@@ -79,7 +79,7 @@ class BatchState:
 def _forward_arguments(kind: type) -> frozenset[str]:
     return frozenset(inspect.signature(kind.forward).parameters)
 
-
+# %% ../../nbs/models/13_generate.ipynb #c7c55924
 def _accepted(model, **values) -> dict[str, Any]:
     "Those arguments that the model takes; an adapter takes what the model below it takes"
     if hasattr(model, 'get_base_model'): model = model.get_base_model()
@@ -92,10 +92,11 @@ def has_cache(
     "Whether a model has a KV cache"
     return bool(_accepted(model, past_key_values=None))
 
-
+# %% ../../nbs/models/13_generate.ipynb #aec0ae67
 def _causal_logits(model, ids: torch.Tensor, mask: torch.Tensor, **cached):
     "The model's output for tokens at the right end of `mask`; logits of the last one are enough"
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1]:]
+    if ids.shape[1] == 1: positions = mask.sum(1, keepdim=True) - 1
+    else: positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1]:]
     return model(input_ids=ids, attention_mask=mask, **cached,
                  **_accepted(model, position_ids=positions, logits_to_keep=1))
 
@@ -154,7 +155,7 @@ def decode_step(
 _PER_ROW = ('request', 'tokens', 'count', 'limit', 'temperature', 'uniform', 'logprobs', 'top',
             'top_ids', 'done', 'logits')
 
-
+# %% ../../nbs/models/13_generate.ipynb #07741f1a
 def _cache_layers(cache) -> tuple[list, list]:
     "The layers that hold the output, and those that hold the encoder's input"
     if not hasattr(cache, 'cross_attention_cache'): return cache.layers, []
@@ -332,7 +333,7 @@ def decode_text(
     "Tokens as text, without special tokens"
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-
+# %% ../../nbs/models/13_generate.ipynb #e579fea1
 def _generation(decoder: Decoder, state: BatchState, row: int) -> tuple[int, Generation]:
     "The request of a finished row, and what was written for it"
     number = int(state.request[row])

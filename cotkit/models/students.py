@@ -15,33 +15,14 @@ import torch
 
 from ..data.core import CotkitError
 from ..data.formats import Format, format_from_dict
-from .config import StudentConfig
+from .config import SIZES, Arch, LoRA, Size, StudentConfig, check_arch
 from .tokenizers import (
-    Arch, check_arch, decoder_start, end_token_ids, pad_token_id, train_tokenizer)
+    decoder_start, end_token_ids, pad_token_id, train_tokenizer)
 
 if TYPE_CHECKING: from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 # %% auto #0
-__all__ = ['SIZES', 'Size', 'build_model', 'parameter_count', 'no_load_bars', 'load_model', 'load_weights', 'Student',
-           'make_student', 'LoRA', 'with_lora']
-
-# %% ../../nbs/models/11_students.ipynb #e6b03117
-@dataclass(frozen=True)
-class Size:
-    "The shape of a student"
-    layers: int  # transformer blocks; of a seq2seq student, in the encoder and in the decoder each
-    width: int   # size of the residual stream
-    heads: int   # attention heads
-
-    @property
-    def feed_forward(self) -> int:
-        "Width of the feed-forward layer"
-        return -(-self.width * 8 // 3 // 32) * 32
-
-
-SIZES: dict[str, Size] = {
-    'nano': Size(4, 32, 2), 'tiny': Size(4, 64, 4), 'mini': Size(4, 128, 4),
-    'small': Size(4, 256, 8), 'base': Size(6, 320, 10), 'large': Size(8, 512, 16)}
+__all__ = ['build_model', 'parameter_count', 'no_load_bars', 'load_model', 'load_weights', 'Student', 'make_student', 'with_lora']
 
 # %% ../../nbs/models/11_students.ipynb #6d5d3ad5
 def _known_sizes(name: str) -> str:
@@ -49,7 +30,7 @@ def _known_sizes(name: str) -> str:
     close = difflib.get_close_matches(str(name).lower(), SIZES, cutoff=0.5)
     return (f'Did you mean {" or ".join(close)}? ' if close else '') + f'Sizes: {", ".join(SIZES)}.'
 
-
+# %% ../../nbs/models/11_students.ipynb #b39a42cc
 def _size(name: str | Size) -> Size:
     "The size of that name; a `CotkitError` suggests the names that are close"
     if isinstance(name, Size): return name
@@ -68,7 +49,7 @@ def _llama_shape(size: Size) -> dict[str, Any]:
         rope_parameters={'rope_type': 'default', 'rope_theta': 100.0},
         initializer_range=(2 / (5 * size.width)) ** 0.5)
 
-
+# %% ../../nbs/models/11_students.ipynb #0c18e122
 def _t5_shape(size: Size) -> dict[str, Any]:
     return dict(
         d_model=size.width, d_kv=size.width // size.heads, d_ff=size.feed_forward,
@@ -151,7 +132,7 @@ def _check_weights(path: Path) -> None:
                       'Only safetensors are read: save the model again where you trust it.',
                       file=path)
 
-
+# %% ../../nbs/models/11_students.ipynb #3d5d93f6
 _TOKENIZER_FILES = ('tokenizer*', '*.model', 'vocab*', '*.tiktoken')
 
 
@@ -375,16 +356,6 @@ def make_student(
     path = Path(name).expanduser()
     base = f'./{path.resolve().name}' if path.is_dir() else str(name)
     return Student(model, tokenizer, format, found, base)
-
-# %% ../../nbs/models/11_students.ipynb #c9cf72dc
-@dataclass(frozen=True)
-class LoRA:
-    "Low-rank additions to the matrices of a student"
-    rank: int = 8                                   # rows of A, columns of B
-    alpha: float = 16.0                             # additions are multiplied by alpha / rank
-    targets: str | tuple[str, ...] = 'all-linear'   # which matrices, by the ends of their names
-    dropout: float = 0.0                            # of what enters an addition, while training
-    init_seed: int = 0                              # decides the first values of A
 
 # %% ../../nbs/models/11_students.ipynb #bd7dab48
 def with_lora(

@@ -5,32 +5,20 @@
 # %% ../../nbs/models/10_tokenizers.ipynb #1bca6c02
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterable, Literal, Sequence
+from typing import TYPE_CHECKING, Iterable, Sequence
 
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from ..data.core import CotkitError
+from .config import ARCHITECTURES, Arch, check_arch
 
 if TYPE_CHECKING: from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 # %% auto #0
-__all__ = ['Arch', 'ARCHITECTURES', 'UNLIMITED', 'check_arch', 'train_tokenizer', 'tokenize_inputs', 'tokenize_targets',
-           'pad_token_id', 'pad_rows', 'context_length', 'remaining_context', 'decoder_start', 'decoder_inputs',
-           'end_token_ids']
-
-# %% ../../nbs/models/10_tokenizers.ipynb #c7ba6779
-Arch = Literal['causal', 'seq2seq']
-ARCHITECTURES: tuple[str, ...] = ('causal', 'seq2seq')
-
-# %% ../../nbs/models/10_tokenizers.ipynb #4e14ccbe
-def check_arch(
-    arch: str,  # what somebody gave
-) -> None:
-    "A `CotkitError` on an architecture that does not exist"
-    if arch not in ARCHITECTURES:
-        raise CotkitError(f'is {arch!r}', f'One of: {", ".join(ARCHITECTURES)}.', field='arch')
+__all__ = ['UNLIMITED', 'train_tokenizer', 'tokenize_inputs', 'tokenize_targets', 'pad_token_id', 'pad_rows', 'context_length',
+           'remaining_context', 'decoder_start', 'decoder_inputs', 'end_token_ids']
 
 # %% ../../nbs/models/10_tokenizers.ipynb #33c7ac43
 _WORDS = r' ?\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+'

@@ -41,11 +41,12 @@ def _chunks(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
 # %% ../../nbs/teachers/25_batch.ipynb #3bb9fb6d
 def _line(key: str, body: dict[str, Any]) -> bytes:
     "One request of a batch file"
-    return json.dumps({'custom_id': key, 'method': 'POST', 'url': _URL, 'body': body}).encode() + b'\n'
+    line = {'custom_id': key, 'method': 'POST', 'url': _URL, 'body': body}
+    return json.dumps(line).encode() + b'\n'
 
 # %% ../../nbs/teachers/25_batch.ipynb #748ef4ad
 def write_batch(
-    path: str | Path,                             # the first file; others are numbered: requests-2.jsonl
+    path: str | Path,                             # the first file; the next is requests-2.jsonl
     problems: Iterable[Problem],                  # what is asked about
     format: Format,                               # how it is asked
     teacher: OpenAITeacher,                       # who is asked
@@ -77,9 +78,11 @@ def _completion(row: dict[str, Any], teacher: OpenAITeacher) -> Completion:
     if not {'response', 'error'} & set(row):
         raise TeacherError(f'this line has an unknown layout, with {", ".join(row)}',
                            'Results have `custom_id` and `response`, as in the OpenAI Batch API.')
-    response, error = (row[name] if isinstance(row.get(name), dict) else {} for name in ('response', 'error'))
+    response = row['response'] if isinstance(row.get('response'), dict) else {}
+    error = row['error'] if isinstance(row.get('error'), dict) else {}
     status = response.get('status_code') or 200
-    if status >= 400: raise status_error(status, response.get('body'), {}, teacher.model, 'the batch job')
+    if status >= 400:
+        raise status_error(status, response.get('body'), {}, teacher.model, 'the batch job')
     if error or not response:
         reason = error.get('message') or error.get('code') or 'no reason given'
         raise TeacherError(f'the batch job did not answer: {reason}', 'Write another batch file.')
@@ -94,8 +97,9 @@ def read_batch(
     store: Store | str | Path,                    # the store that the answers go into
     sampling: SamplingParams = SamplingParams(),  # samples, temperature, length
 ) -> BatchResults:                                # what was kept
-    "Take the results of a batch job into the store; a `CotkitError` if they belong to something else"
-    requests = {each.key: each.request for each in requests_for(list(problems), format, teacher, sampling)}
+    "Take the results of a batch job into the store; a `CotkitError` if none belongs here"
+    asked = requests_for(list(problems), format, teacher, sampling)
+    requests = {each.key: each.request for each in asked}
     kept, known, unmatched, failed = 0, 0, 0, []
     files = [paths] if isinstance(paths, (str, Path)) else paths
     with nullcontext(store) if isinstance(store, Store) else Store(store) as opened:
@@ -109,5 +113,6 @@ def read_batch(
             else: kept, known = kept + new, known + (not new)
     if unmatched and not (kept or known or failed):
         raise CotkitError(f'none of the {unmatched} results belongs to these problems',
-                          'Give the same problems, format, model and settings as for the requests.', field='paths')
+                          'Give the same problems, format, model and settings as for the requests.',
+                          field='paths')
     return BatchResults(kept, known, unmatched, tuple(failed))

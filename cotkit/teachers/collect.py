@@ -5,8 +5,7 @@
 # %% ../../nbs/teachers/24_collect.ipynb #891c8d71
 from __future__ import annotations
 
-import asyncio, contextvars, math, random, threading, time, warnings
-from collections import deque
+import asyncio, contextvars, threading, time, warnings
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +13,16 @@ from typing import Any, Callable, Coroutine, Iterable, Mapping, Sequence
 
 from tqdm.auto import tqdm
 
-from ..data.core import Completion, CotkitError, Problem, Rationale, Request, _table
+from ..data.core import Completion, CotkitError, Problem, Rationale, Request, html_table
 from ..data.formats import Format
+from .rate_limits import AdaptiveConcurrency, Budget, RequestLimits, backoff_seconds
 from .store import Store
 from .protocol import (
     NoAnswerError, SamplingParams, Teacher, TeacherError, TeacherTimeout, check_answer)
 
 # %% auto #0
-__all__ = ['make_request', 'Collected', 'AdaptiveConcurrency', 'backoff_seconds', 'Budget', 'RequestLimits', 'PendingRequest',
-           'CollectState', 'Collector', 'run_workers', 'Asked', 'requests_for', 'acollect', 'collect']
+__all__ = ['Failure', 'make_request', 'Collected', 'PendingRequest', 'CollectState', 'Collector', 'run_workers', 'Asked',
+           'requests_for', 'acollect', 'collect']
 
 # %% ../../nbs/teachers/24_collect.ipynb #bbe78c53
 def make_request(
@@ -34,148 +34,40 @@ def make_request(
 ) -> Request:                                     # all that is sent
     "The request for one sample of one problem"
     return Request(
-        teacher.name, format.prompt(problem), system=format.system, sample=sample,
-        temperature=sampling.temperature, max_tokens=sampling.max_tokens, top_logprobs=sampling.top_logprobs,
-        stop=tuple(format.stop), problem_id=problem.id if teacher.needs_problem_id else '')
+        teacher.name, format.prompt(problem), format.system, sample, sampling.temperature,
+        sampling.max_tokens, sampling.top_logprobs, stop=tuple(format.stop),
+        problem_id=problem.id if teacher.needs_problem_id else '')
 
 # %% ../../nbs/teachers/24_collect.ipynb #edb77048
+Failure = tuple[str, int, str]  # problem id, sample, reason
+
+# %% ../../nbs/teachers/24_collect.ipynb #a8806d15
 @dataclass
 class Collected:
     "What a teacher was asked and what came of it"
     rationales: list[Rationale]        # what was answered, now or before
     sent: int = 0                      # requests answered now
     reused: int = 0                    # requests found in the store
-    failed: list[tuple[str, int, str]] = field(default_factory=list)  # (problem id, sample, reason)
-    unanswered: list[tuple[str, int, str]] = field(default_factory=list)  # those of `failed` that the model left
+    failed: list[Failure] = field(default_factory=list)      # problem id, sample, reason
+    unanswered: list[Failure] = field(default_factory=list)  # those of `failed` that the model left
     tokens: int = 0                    # prompt and completion tokens of what came now
     retried: int = 0                   # further tries, after errors that may pass
     pending: int = 0                   # requests not yet made, because collection stopped early
     stopped: str = ''                  # why it stopped early; empty if it did not
 
     def _repr_html_(self) -> str:
-        rows = [(name, getattr(self, name)) for name in ('sent', 'reused')]
-        rows = [('rationales', len(self.rationales)), *rows, ('failed', len(self.failed)), ('tokens', self.tokens)]
-        rows += [(name, getattr(self, name)) for name in ('retried', 'pending', 'stopped') if getattr(self, name)]
-        return _table(rows + [(f'{id}, sample {sample}', reason) for id, sample, reason in self.failed[:5]])
+        rows = [('rationales', len(self.rationales)), ('sent', self.sent), ('reused', self.reused),
+                ('failed', len(self.failed)), ('tokens', self.tokens)]
+        further = {name: getattr(self, name) for name in ('retried', 'pending', 'stopped')}
+        rows += [(name, value) for name, value in further.items() if value]
+        rows += [(f'{name}, sample {sample}', reason) for name, sample, reason in self.failed[:5]]
+        return html_table(rows)
 
     def __repr__(self) -> str:
         early = f', pending={self.pending}, stopped={self.stopped!r}' if self.stopped else ''
-        return (f'Collected({len(self.rationales)} rationales, sent={self.sent}, reused={self.reused}, '
-                f'failed={len(self.failed)}, tokens={self.tokens}{early})')
-
-# %% ../../nbs/teachers/24_collect.ipynb #a828d6f2
-class AdaptiveConcurrency:
-    "How many requests may be in flight, and from when, by AIMD; shared by all workers"
-
-    def __init__(self,
-        most: int,                                     # requests in flight at most
-        clock: Callable[[], float] = time.monotonic,   # seconds
-    ):
-        self.most, self.clock = most, clock
-        self.limit, self.active, self.resume_at = float(most), 0, 0.0
-        self.at_floor = 0  # times throttled since one request at a time was too much
-        self._waiting: deque[asyncio.Future] = deque()
-
-    def answered(self) -> None:
-        "Additive increase after a success"
-        self.at_floor = 0
-        self.limit = min(self.most, self.limit + self.most / (10 * self.limit))
-
-    def throttled(self,
-        retry_after: float | None = None,  # seconds of rest that the teacher named
-        busy: bool = True,                 # whether it had too much, rather than that a connection broke
-    ) -> None:
-        "Decrease after a failure that may pass, and rest if the teacher wants it"
-        self.limit = max(1.0, self.limit - 0.5)
-        self.at_floor += busy and self.limit == 1.0
-        rest = retry_after or (min(8.0, 0.1 * 2 ** min(self.at_floor, 10)) if busy and self.at_floor else 0.0)
-        self.resume_at = max(self.resume_at, self.clock() + rest)
-
-    async def enter(self) -> None:
-        "Wait until one more request may go"
-        while True:
-            if (rest := self.resume_at - self.clock()) > 0: await asyncio.sleep(rest * random.uniform(1.0, 1.05))
-            elif self.active + 1 <= max(1.0, self.limit): break
-            else:
-                self._waiting.append(asyncio.get_running_loop().create_future())
-                await self._waiting[-1]
-        self.active += 1
-
-    def leave(self) -> None:
-        "A request has ended; wake as many as may go now"
-        self.active -= 1
-        for _ in range(int(self.limit) - self.active):
-            while self._waiting and self._waiting[0].done(): self._waiting.popleft()
-            if not self._waiting: break
-            self._waiting.popleft().set_result(None)
-
-# %% ../../nbs/teachers/24_collect.ipynb #2c8c5ef9
-def backoff_seconds(
-    tries: int,           # how often this request was tried already, at least 1
-    longest: float = 30,  # seconds; the pause stops doubling there
-    first: float = 0.5,   # seconds after the first try
-) -> float:               # between half and one and a half times the doubled pause
-    "How long to wait before the next try"
-    return min(longest, first * 2 ** min(tries - 1, 30)) * random.uniform(0.5, 1.5)
-
-# %% ../../nbs/teachers/24_collect.ipynb #4bb8173d
-@dataclass
-class Budget:
-    "What may still be spent; None is no limit"
-    max_requests: int | None = None       # tries that may go out, those that fail included
-    max_tokens_total: int | None = None   # prompt and completion tokens
-    requests: int = 0                     # tries that went out
-    tokens: int = 0                       # spent by replies
-    reserved: int = 0                     # reserved for those in flight
-    tokens_per_byte: float = 0.0          # the most seen in a prompt
-
-    def most(self, request: Request) -> int:
-        "The most tokens that a request can cost"
-        size = len((request.system + request.prompt).encode('utf-8', 'replace'))
-        bound = 1.25 * self.tokens_per_byte * size if self.tokens_per_byte else size + 64
-        return request.max_tokens + math.ceil(bound)
-
-    def refusal(self, request: Request) -> str:
-        "Why a request must not go now; empty if it may"
-        if self.max_requests is not None and self.requests >= self.max_requests:
-            return f'the budget of {self.max_requests} requests is spent'
-        if self.max_tokens_total is None: return ''
-        left, most = self.max_tokens_total - self.tokens, self.most(request)
-        if self.reserved + most <= left: return ''
-        return (f'of the budget of {self.max_tokens_total} tokens {left} are left, '
-                f'and the next request could cost {most}')
-
-    def reserve(self, request: Request) -> int:
-        "Book a try and reserve the most that it can cost"
-        self.requests += 1
-        self.reserved += (most := self.most(request))
-        return most
-
-    def settle(self, request: Request, reserved: int, completion: Completion | None) -> None:
-        "Give back what was reserved and book what was spent; a teacher that does not count is charged the most"
-        self.reserved -= reserved
-        if completion is None: return
-        size = len((request.system + request.prompt).encode('utf-8', 'replace'))
-        self.tokens_per_byte = max(self.tokens_per_byte, completion.prompt_tokens / max(1, size))
-        self.tokens += completion.prompt_tokens + completion.completion_tokens or reserved
-
-# %% ../../nbs/teachers/24_collect.ipynb #2d8d160c
-@dataclass(frozen=True)
-class RequestLimits:
-    "How many requests are in flight, when to give up, and what may be spent"
-    max_concurrency: int = 32             # requests in flight, at most
-    retries: int = 6                      # further tries after passing errors; throttled ones do not count
-    patience: float = 300.0               # seconds without any answer after which collection stops
-    max_requests: int | None = None       # tries that may go out now, those that fail included
-    max_tokens_total: int | None = None   # prompt and completion tokens that may be spent now
-    progress: bool = True                 # show a progress bar
-
-    def __post_init__(self):
-        if self.max_concurrency < 1:
-            raise CotkitError(f'is {self.max_concurrency}', 'At least 1.', field='max_concurrency')
-        for name in ('retries', 'max_requests', 'max_tokens_total'):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise CotkitError(f'is {value}', 'At least 0.', field=name)
+        counts = f'sent={self.sent}, reused={self.reused}, failed={len(self.failed)}'
+        counts = f'{len(self.rationales)} rationales, {counts}, tokens={self.tokens}'
+        return f'Collected({counts}{early})'
 
 # %% ../../nbs/teachers/24_collect.ipynb #b82ff6e1
 @dataclass
@@ -186,10 +78,15 @@ class PendingRequest:
     tries: int = 0       # that failed
     throttled: int = 0   # times that the teacher had too much
 
-# %% ../../nbs/teachers/24_collect.ipynb #26db43eb
+# %% ../../nbs/teachers/24_collect.ipynb #eaf4a3b9
 def _is_throttled(error: TeacherError) -> bool:
     "Whether the teacher asks for fewer requests, rather than having failed"
     return error.retryable and (error.status == 429 or error.retry_after is not None)
+
+# %% ../../nbs/teachers/24_collect.ipynb #84095882
+def _retries(error: TeacherError, limits: RequestLimits) -> int:
+    "How often a request may be tried again after such an error"
+    return min(1, limits.retries) if isinstance(error, TeacherTimeout) else limits.retries
 
 # %% ../../nbs/teachers/24_collect.ipynb #b82125c0
 class CollectState:
@@ -215,35 +112,41 @@ class CollectState:
     def next_try(self, pending: PendingRequest, error: TeacherError) -> float | None:
         "Seconds until this request should be tried again; None if it should not"
         throttled = _is_throttled(error)
-        pending.throttled, pending.tries = pending.throttled + throttled, pending.tries + (not throttled)
+        pending.throttled += throttled
+        pending.tries += not throttled
         silence = max(self.clock() - self.last_answer, error.retry_after or 0.0)
         if error.fatal: self.abort(error)
         elif error.retryable and silence > self.limits.patience:
             self.stopped = f'no answer for {silence:.0f} s: {error}'
         elif error.retryable and throttled:
             return error.retry_after or backoff_seconds(pending.throttled, longest=8, first=0.1)
-        elif error.retryable and pending.tries <= self._tries(error): return backoff_seconds(pending.tries)
+        elif error.retryable and pending.tries <= _retries(error, self.limits):
+            return backoff_seconds(pending.tries)
         else: self._give_up(pending, error)
         return None
-
-    def _tries(self, error: TeacherError) -> int:
-        "How often a request may be tried again after such an error"
-        return min(1, self.limits.retries) if isinstance(error, TeacherTimeout) else self.limits.retries
 
     def _give_up(self, pending: PendingRequest, error: TeacherError) -> None:
         self.failed[pending.key] = str(error)
         if isinstance(error, NoAnswerError): self.unanswered.add(pending.key)
         self.failures_in_a_row += error.retryable or error.status is not None
         if self.failures_in_a_row >= max(20, self.limits.max_concurrency):
-            self.stopped = f'{self.failures_in_a_row} problems in a row failed, the last one with: {error}'
+            problems = f'{self.failures_in_a_row} problems in a row failed'
+            self.stopped = f'{problems}, the last one with: {error}'
 
 # %% ../../nbs/teachers/24_collect.ipynb #4f119191
 class Collector:
     "One collection: a queue, the workers on it, and where answers go"
 
-    def __init__(self, requests: Mapping[str, Request], teacher: Teacher, store: Store, limits: RequestLimits, bar: Any):
+    def __init__(self,
+        requests: Mapping[str, Request],  # by their keys, and not yet answered
+        teacher: Teacher,                 # who is asked
+        store: Store,                     # has each answer before anything else happens to it
+        limits: RequestLimits,            # requests in flight, retries, budgets
+        bar: Any,                         # shows progress
+    ):
         self.teacher, self.store, self.limits, self.bar = teacher, store, limits, bar
-        self.concurrency, self.state = AdaptiveConcurrency(limits.max_concurrency), CollectState(limits)
+        self.concurrency = AdaptiveConcurrency(limits.max_concurrency)
+        self.state = CollectState(limits)
         self.budget = Budget(limits.max_requests, limits.max_tokens_total)
         self.queue: asyncio.Queue[PendingRequest] = asyncio.Queue()
         for key, request in requests.items(): self.queue.put_nowait(PendingRequest(key, request))
@@ -252,7 +155,7 @@ class Collector:
     async def attempt(self, pending: PendingRequest) -> None:
         "Ask once, if the budget allows it"
         if reason := self.budget.refusal(pending.request):
-            if self.budget.reserved: self.held.append(pending)  # what others leave over may be enough
+            if self.budget.reserved: self.held.append(pending)  # until others give something back
             else: self.state.stopped = reason
             return
         reserved, reply, error = self.budget.reserve(pending.request), None, None
@@ -279,14 +182,16 @@ class Collector:
         if error.retryable: self.concurrency.throttled(error.retry_after, _is_throttled(error))
         if isinstance(error, NoAnswerError): self.state.last_answer = self.state.clock()
         seconds = self.state.next_try(pending, error)
-        if seconds is not None: asyncio.get_running_loop().call_later(seconds, self.queue.put_nowait, pending)
+        if seconds is not None:
+            asyncio.get_running_loop().call_later(seconds, self.queue.put_nowait, pending)
         elif pending.key in self.state.failed: self.finish()
 
     def finish(self) -> None:
         "One request less"
         self.unfinished -= 1
         self.bar.update()
-        self.bar.set_postfix(sent=len(self.state.received), failed=len(self.state.failed), refresh=False)
+        sent, failed = len(self.state.received), len(self.state.failed)
+        self.bar.set_postfix(sent=sent, failed=failed, refresh=False)
 
 # %% ../../nbs/teachers/24_collect.ipynb #81e43f75
 async def _work(collector: Collector) -> None:
@@ -300,13 +205,14 @@ async def _work(collector: Collector) -> None:
         except Exception as e: state.abort(e)
         finally:
             concurrency.leave()
-            if not collector.unfinished or (state.stopped and not concurrency.active): collector.done.set()
+            over = state.stopped and not concurrency.active
+            if over or not collector.unfinished: collector.done.set()
 
-# %% ../../nbs/teachers/24_collect.ipynb #412cbbb7
+# %% ../../nbs/teachers/24_collect.ipynb #ffa2aae7
 async def run_workers(
     collector: Collector,  # with its queue filled
 ) -> None:
-    "Work until all is done or nothing more is sent; then no task is left behind, and a fatal error is raised"
+    "Work until all is done or nothing more is sent, leave no task behind, and raise a fatal error"
     if not collector.unfinished: return
     count = min(collector.limits.max_concurrency, collector.unfinished)
     tasks = [asyncio.create_task(_work(collector)) for _ in range(count)]
@@ -321,7 +227,7 @@ async def run_workers(
 
 # %% ../../nbs/teachers/24_collect.ipynb #7af3dc48
 def _check(problems: Sequence[Problem], teacher: Teacher, sampling: SamplingParams) -> None:
-    "A `CotkitError` for what cannot be collected, and a warning about samples that will all be the same"
+    "A `CotkitError` for what cannot be collected; a warning if all samples will be the same"
     samples = sampling.samples
     if samples > 1 and not sampling.temperature and not teacher.needs_problem_id:
         warnings.warn(f'{samples} samples at temperature 0 are {samples} times the same answer: '
@@ -330,7 +236,7 @@ def _check(problems: Sequence[Problem], teacher: Teacher, sampling: SamplingPara
     for problem in problems:
         if questions.setdefault(problem.id, problem).question != problem.question:
             raise CotkitError(f'two different problems have the id {problem.id!r}',
-                              'Give each problem an id of its own: rationales are matched to problems by it.')
+                              'Give each problem an id of its own: rationales are matched by it.')
 
 # %% ../../nbs/teachers/24_collect.ipynb #c9a8baa0
 @dataclass(frozen=True)
@@ -343,9 +249,10 @@ class Asked:
     def rationale(self, completion: Completion) -> Rationale:
         "The completion as what was written about this problem"
         return Rationale(
-            self.problem.id, completion.text, sample=self.request.sample, teacher=self.request.teacher,
-            request=self.key, logprobs=completion.logprobs, tokens=completion.completion_tokens,
-            finish_reason=completion.finish_reason, thinking=completion.thinking)
+            self.problem.id, completion.text, sample=self.request.sample, request=self.key,
+            teacher=self.request.teacher, tokens=completion.completion_tokens,
+            logprobs=completion.logprobs, finish_reason=completion.finish_reason,
+            thinking=completion.thinking)
 
 # %% ../../nbs/teachers/24_collect.ipynb #e780fd7b
 def requests_for(
@@ -361,14 +268,18 @@ def requests_for(
     return [Asked(problem, request, request.key) for problem, request in requests]
 
 # %% ../../nbs/teachers/24_collect.ipynb #02167781
-def _collected(asked: Sequence[Asked], known: Mapping[str, Completion], collector: Collector) -> Collected:
+def _collected(
+    asked: Sequence[Asked], known: Mapping[str, Completion], collector: Collector,
+) -> Collected:
     "What came of a collection, in the order of the problems"
     state, received = collector.state, collector.state.received
     answers, failed = {**known, **received}, state.failed
-    nothing = failed and not answers
     reasons = [(each.problem.id, each.request.sample, failed[each.key], each.key)
                for each in asked if each.key in failed]
-    useless = f'all {len(failed)} requests failed, the first with: {next(iter(failed.values()))}' if nothing else ''
+    useless = ''
+    if failed and not answers:
+        first = next(iter(failed.values()))
+        useless = f'all {len(failed)} requests failed, the first with: {first}'
     return Collected(
         rationales=[each.rationale(answers[each.key]) for each in asked if each.key in answers],
         sent=len(received), reused=len(known),
@@ -377,13 +288,14 @@ def _collected(asked: Sequence[Asked], known: Mapping[str, Completion], collecto
         tokens=state.tokens, retried=collector.budget.requests - len(received) - len(failed),
         pending=collector.unfinished, stopped=useless or state.stopped)
 
-# %% ../../nbs/teachers/24_collect.ipynb #f4798740
+# %% ../../nbs/teachers/24_collect.ipynb #cb651c36
 def _warn_no_logprobs(collected: Collected, sampling: SamplingParams) -> None:
     "Say that log-probabilities were asked for and did not come"
     without = sum(not r.logprobs for r in collected.rationales)
     if sampling.top_logprobs and without:
-        warnings.warn(f'{without} of {len(collected.rationales)} answers came without log-probabilities: '
-                      'this server may not send them (top_logprobs)', stacklevel=3)
+        answers = f'{without} of {len(collected.rationales)} answers'
+        warnings.warn(f'{answers} came without log-probabilities, which were asked for '
+                      '(top_logprobs): this server may not send them', stacklevel=3)
 
 # %% ../../nbs/teachers/24_collect.ipynb #0281346a
 async def acollect(
@@ -393,8 +305,8 @@ async def acollect(
     store: Store | str | Path,                    # a store, or the file of one
     sampling: SamplingParams = SamplingParams(),  # samples, temperature, length
     limits: RequestLimits = RequestLimits(),      # requests in flight, retries, budgets
-) -> Collected:                                   # a rationale for all that was answered, now or before
-    "Rationales for problems, each request sent once ever; a fatal error is raised after all in flight is stored"
+) -> Collected:                                   # rationales of all that was ever answered
+    "Rationales for problems, each request sent once ever; a fatal error is raised at the end"
     asked = requests_for(list(problems), format, teacher, sampling)
     with nullcontext(store) if isinstance(store, Store) else Store(store) as opened:
         requests = {each.key: each.request for each in asked}
@@ -402,7 +314,8 @@ async def acollect(
         known = {key: completion for key, completion in stored.items() if completion is not None}
         missing = {key: request for key, request in requests.items() if key not in known}
         hidden = {} if limits.progress else {'disable': True}
-        with tqdm(total=len(requests), initial=len(known), desc='collect', unit='request', **hidden) as bar:
+        shown = dict(total=len(requests), initial=len(known), desc='collect', unit='request')
+        with tqdm(**shown, **hidden) as bar:
             collector = Collector(missing, teacher, opened, limits, bar)
             await run_workers(collector)
     collected = _collected(asked, known, collector)
@@ -433,7 +346,8 @@ def _in_own_loop(work: Coroutine) -> Any:
         while not finished.wait(0.2): pass
     except BaseException:
         started.wait()
-        with suppress(RuntimeError, KeyError): outcome['loop'].call_soon_threadsafe(outcome['task'].cancel)
+        with suppress(RuntimeError, KeyError):
+            outcome['loop'].call_soon_threadsafe(outcome['task'].cancel)
         finished.wait()
         raise
     if 'error' in outcome: raise outcome['error']
@@ -447,7 +361,7 @@ def collect(
     store: Store | str | Path,                    # a store, or the file of one
     sampling: SamplingParams = SamplingParams(),  # samples, temperature, length
     limits: RequestLimits = RequestLimits(),      # requests in flight, retries, budgets
-) -> Collected:                                   # a rationale for all that was answered, now or before
+) -> Collected:                                   # rationales of all that was ever answered
     "`acollect` for scripts and notebooks; the teacher's connections are closed at the end"
     async def work():
         try: return await acollect(problems, format, teacher, store, sampling, limits)

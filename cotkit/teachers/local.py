@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 import asyncio, hashlib, threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
 from ..data.core import Completion, CotkitError, Request, TokenLogprob
+from ..models.generate import DecodeRequest, Generation, decode, decode_text
 from ..models.students import load_model
+from ..models.tokenizers import remaining_context
 from .protocol import TeacherError, logprobs_of, split_thinking
 
 # %% auto #0
-__all__ = ['prompt_ids', 'token_texts', 'LogprobRecorder', 'StopCriteria', 'LocalTeacher']
+__all__ = ['prompt_ids', 'token_texts', 'LocalTeacher']
 
 # %% ../../nbs/teachers/22_local.ipynb #52154481
 def _fingerprint(model) -> str:
@@ -42,154 +43,55 @@ def prompt_ids(
     return list(ids)
 
 # %% ../../nbs/teachers/22_local.ipynb #5db83d8f
-def _decode(tokenizer, ids: Sequence[int]) -> str:
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-# %% ../../nbs/teachers/22_local.ipynb #1aa4c5f9
 def token_texts(
     tokenizer: Any,      # of the model
     ids: Sequence[int],  # token ids
 ) -> list[str]:          # one text per id; joined they are the decoded text
-    "What each token adds to the text; a token that ends inside a character adds nothing, and the next one the whole character"
+    "What each token adds to the text; inside a character nothing, and at its end the whole of it"
     texts, shown = [], ''
     for i in range(1, len(ids) + 1):
-        text = _decode(tokenizer, ids[:i])
+        text = decode_text(tokenizer, ids[:i])
         whole = i == len(ids) or not text.endswith('\ufffd')
         texts.append(text[len(shown):] if whole else '')
         if whole: shown = text
     return texts
 
-# %% ../../nbs/teachers/22_local.ipynb #d226ae95
-class LogprobRecorder:
-    "A logits processor that keeps top-k log-probabilities and samples each row from its own seed"
-
-    def __init__(self, requests: Sequence[Request]):
-        import torch
-        self.k = max(r.top_logprobs for r in requests)
-        self.sampled = [(i, r.temperature, torch.Generator().manual_seed(int(r.key[:15], 16)))
-                        for i, r in enumerate(requests) if r.temperature > 0]
-        self.top: list[tuple[Any, Any]] = [] # per step: log-probabilities and ids, each (batch, k)
-        self.chosen: list[Any] = []          # per step: log-probability of the token that was chosen, (batch, 1)
-        self.last = None
-
-    def settle(self, chosen) -> None:
-        "Note the log-probability of the tokens that were chosen, (batch, 1), at the step before"
-        if self.last is not None: self.chosen.append(self.last.gather(1, chosen).cpu())
-
-    def __call__(self, input_ids, scores):
-        import torch
-        logprobs = scores.float().log_softmax(-1) # (batch, vocabulary)
-        if self.k:
-            self.settle(input_ids[:, -1:])
-            values, ids = logprobs.topk(min(self.k, logprobs.shape[-1]))
-            self.top.append((values.cpu(), ids.cpu()))
-            self.last = logprobs
-        for row, temperature, generator in self.sampled:
-            uniform = torch.rand(logprobs.shape[-1], generator=generator).clamp_(1e-20, 1 - 1e-7)
-            scores[row] = logprobs[row] / temperature - (-uniform.log()).log().to(scores.device)
-        return scores
-
-    def of_row(self, i: int) -> list[tuple[float, list[float], list[int]]]:
-        "Per step of one row: the chosen token's log-probability, and the likeliest ones with their ids"
-        return [(chosen[i].item(), values[i].tolist(), ids[i].tolist())
-                for chosen, (values, ids) in zip(self.chosen, self.top)]
-
-# %% ../../nbs/teachers/22_local.ipynb #2bc92196
-class StopCriteria:
-    "A stopping criterion with a limit and stop strings for each row"
-
-    def __init__(self, requests: Sequence[Request], limits: Sequence[int], tokenizer, cancelled: threading.Event):
-        self.requests, self.limits, self.tokenizer, self.cancelled = requests, limits, tokenizer, cancelled
-        self.start = 0  # where the answers begin
-
-    def __call__(self, input_ids, scores, **kwargs):
-        import torch
-        length = input_ids.shape[1] - self.start
-        ended = [self.cancelled.is_set() or length >= limit or self._has_stop(request, row)
-                 for request, limit, row in zip(self.requests, self.limits, input_ids)]
-        return torch.tensor(ended, device=input_ids.device)
-
-    def _has_stop(self, request: Request, row) -> bool:
-        if not request.stop: return False
-        longest = max(len(stop.encode()) for stop in request.stop)
-        tail = _decode(self.tokenizer, row[self.start:][-2 - longest:])
-        return any(stop in tail for stop in request.stop)
-
-# %% ../../nbs/teachers/22_local.ipynb #dc0c2f22
-def _padded(rows: Sequence[Sequence[int]], pad: int, left: bool, device):
-    "Token ids and attention mask, each (batch, longest)"
-    import torch
-    longest = max(map(len, rows))
-
-    def fill(row, value):
-        padding = [value] * (longest - len(row))
-        return padding + list(row) if left else list(row) + padding
-
-    ids, mask = [fill(row, pad) for row in rows], [fill([1] * len(row), 0) for row in rows]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-# %% ../../nbs/teachers/22_local.ipynb #60cd5d14
-def _length_limit(model, request: Request, prompt: Sequence[int]) -> int:
-    "How many tokens the answer may have; a decoder's positions hold the prompt as well"
-    positions = getattr(model.config, 'max_position_embeddings', None)
-    if positions is None or model.config.is_encoder_decoder: return request.max_tokens
-    return min(request.max_tokens, positions - len(prompt))
-
-# %% ../../nbs/teachers/22_local.ipynb #8edd0e9c
-def _end_tokens(model, tokenizer) -> list[int]:
-    "The ids that end an answer"
-    ends = model.generation_config.eos_token_id
-    if ends is None: ends = tokenizer.eos_token_id
-    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-
-# %% ../../nbs/teachers/22_local.ipynb #035505e4
-def _generate(model, tokenizer, requests: Sequence[Request], cancelled: threading.Event) -> list[Completion]:
-    "The model's answers to requests, as one batch"
-    import torch
-    from transformers import GenerationConfig
-    seq2seq, ends = model.config.is_encoder_decoder, _end_tokens(model, tokenizer)
-    prompts = [prompt_ids(tokenizer, request) for request in requests]
-    pad = next((o for o in (tokenizer.pad_token_id, *ends) if o is not None), 0)
-    ids, mask = _padded(prompts, pad, not seq2seq, model.device)
-    limits = [_length_limit(model, request, prompt) for request, prompt in zip(requests, prompts)]
-    recorder, stop = LogprobRecorder(requests), StopCriteria(requests, limits, tokenizer, cancelled)
-    stop.start = 1 if seq2seq else ids.shape[1]
-    config = GenerationConfig(
-        max_new_tokens=max(limits), do_sample=False, num_beams=1, pad_token_id=pad, eos_token_id=ends or None,
-        decoder_start_token_id=getattr(model.generation_config, 'decoder_start_token_id', None))
-    with torch.no_grad():
-        rows = model.generate(input_ids=ids, attention_mask=mask, generation_config=config,
-                              logits_processor=[recorder], stopping_criteria=[stop])
-    recorder.settle(rows[:, -1:])
-    written = [row[:limit] for row, limit in zip(rows[:, stop.start:].tolist(), limits)]
-    return [replace(_completion(tokenizer, request, row, ends, recorder.of_row(i)), prompt_tokens=len(prompt))
-            for i, (request, prompt, row) in enumerate(zip(requests, prompts, written))]
-
-# %% ../../nbs/teachers/22_local.ipynb #9ac43571
-def _completion(tokenizer, request: Request, row: list[int], ends: Sequence[int], recorded: list) -> Completion:
-    "The tokens of one answer, cut at an end token or before a stop string, with the thinking apart"
-    end = next((n for n, token in enumerate(row) if token in ends), None)
-    ids, finish = row[:end], 'length' if end is None else 'stop'
-    text = _decode(tokenizer, ids)
-    if cuts := [at for stop in request.stop if (at := text.find(stop)) >= 0]: text, finish = text[:min(cuts)], 'stop'
-    logprobs, left = [], len(text)
-    for token, piece, step in zip(ids, token_texts(tokenizer, ids) if request.top_logprobs else (), recorded):
-        if left <= 0: break
-        chosen, values, others = step
-        top = tuple((piece if other == token else _decode_one(tokenizer, other), round(value, 6))
-                    for other, value in zip(others[:request.top_logprobs], values))
-        logprobs.append(TokenLogprob(piece, round(chosen, 6), top))
-        left -= len(piece)
-    thinking, answer = split_thinking(text)
-    logprobs = tuple(logprobs) if answer == text else logprobs_of(answer, logprobs)
-    return Completion(answer, thinking, logprobs, finish, completion_tokens=len(ids) + (end is not None))
-
 # %% ../../nbs/teachers/22_local.ipynb #614104fb
-def _decode_one(tokenizer, token: int) -> str:
+def _alternative(tokenizer: Any, token: int) -> str:
     "A token's text in the middle of a line, leading space included; special tokens by their name"
     if token in tokenizer.all_special_ids: return tokenizer.convert_ids_to_tokens(token)
     anchor = tokenizer('a', add_special_tokens=False)['input_ids']
-    return _decode(tokenizer, [*anchor, token])[len(_decode(tokenizer, anchor)):]
+    return decode_text(tokenizer, [*anchor, token])[len(decode_text(tokenizer, anchor)):]
+
+# %% ../../nbs/teachers/22_local.ipynb #d226ae95
+def _decode_request(tokenizer: Any, request: Request) -> DecodeRequest:
+    "A request in token ids"
+    return DecodeRequest(
+        prompt_ids(tokenizer, request), request.max_tokens, request.temperature,
+        seed=int(request.key[:15], 16), stop=request.stop, top_logprobs=request.top_logprobs)
+
+
+def _logprobs(tokenizer: Any, written: Generation) -> list[TokenLogprob]:
+    "The tokens of an output up to where its text ends"
+    logprobs, left = [], len(written.text)
+    pieces = token_texts(tokenizer, written.token_ids)
+    for piece, token, value, top in zip(pieces, written.token_ids, written.logprobs, written.top):
+        if left <= 0: break
+        others = tuple((piece if other == token else _alternative(tokenizer, other), round(o, 6))
+                       for other, o in top)
+        logprobs.append(TokenLogprob(piece, round(value, 6), others))
+        left -= len(piece)
+    return logprobs
+
+# %% ../../nbs/teachers/22_local.ipynb #9ac43571
+def _completion(tokenizer: Any, written: Generation | None) -> Completion:
+    "An output as a completion, with the thinking apart; empty if it was cancelled"
+    if written is None: return Completion('', finish_reason='length')
+    thinking, answer = split_thinking(written.text)
+    logprobs = _logprobs(tokenizer, written) if written.logprobs else ()
+    if answer != written.text: logprobs = logprobs_of(answer, logprobs)
+    return Completion(answer, thinking, tuple(logprobs), written.finish_reason,
+                      written.prompt_tokens, written.completion_tokens)
 
 # %% ../../nbs/teachers/22_local.ipynb #5eab60f7
 class _Batcher:
@@ -215,28 +117,31 @@ class _Batcher:
         while self.waiting:
             batch, self.waiting = self.waiting[:self.size], self.waiting[self.size:]
             batch = [(request, future) for request, future in batch if not future.done()]
-            try: answers = await asyncio.to_thread(self.answer, [request for request, _ in batch]) if batch else []
+            if not batch: continue
+            try: answers = await asyncio.to_thread(self.answer, [request for request, _ in batch])
             except Exception as e:
                 for _, future in batch: future.done() or future.set_exception(e)
             else:
-                for (_, future), answer in zip(batch, answers): future.done() or future.set_result(answer)
+                for (_, future), answer in zip(batch, answers):
+                    future.done() or future.set_result(answer)
             await asyncio.sleep(0)
 
     def close(self) -> None:
-        if self.task is not None and not self.task.done() and not self.task.get_loop().is_closed(): self.task.cancel()
+        task = self.task
+        if task is not None and not task.done() and not task.get_loop().is_closed(): task.cancel()
         self.task, self.waiting = None, []
 
 # %% ../../nbs/teachers/22_local.ipynb #9fa4b57e
 class LocalTeacher:
-    "A `transformers` model on this machine, causal or encoder-decoder, that answers waiting requests in batches"
+    "A `transformers` model on this machine that answers waiting requests in batches"
     needs_problem_id = False
 
     def __init__(self,
-        model: Any,             # a folder, a hub name or a model
+        model: Any,             # a folder, a hub name or a model, causal or encoder-decoder
         tokenizer: Any = None,  # the tokenizer, if `model` is a model
         batch_size: int = 16,   # requests that are answered together, at most
-        device: Any = None,     # where it runs; if None, where a given model is, and a GPU for a loaded one if there is one
-        name: str = '',         # part of every key; the folder's name with a fingerprint of the weights if empty
+        device: Any = None,     # where it runs; a GPU for a loaded model, if there is one
+        name: str = '',         # part of every key; made from folder and weights if empty
     ):
         import torch
         label = Path(model).name if isinstance(model, (str, Path)) else model.config.model_type
@@ -244,7 +149,8 @@ class LocalTeacher:
             model, tokenizer, _ = load_model(model)
             device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
         if tokenizer is None:
-            raise CotkitError('is missing', 'Give the tokenizer that goes with the model.', field='tokenizer')
+            raise CotkitError('is missing', 'Give the tokenizer that goes with the model.',
+                              field='tokenizer')
         self.model, self.tokenizer = (model.to(device) if device else model).eval(), tokenizer
         self.name = name or f'{label}-{_fingerprint(self.model)}'
         self._batcher, self._cancelled = _Batcher(self._answer, batch_size), threading.Event()
@@ -253,14 +159,17 @@ class LocalTeacher:
 
     async def complete(self, request: Request) -> Completion:
         "The model's answer; a `TeacherError` if the prompt leaves no room for one"
-        if _length_limit(self.model, request, prompt_ids(self.tokenizer, request)) < 1:
+        if remaining_context(self.model, len(prompt_ids(self.tokenizer, request))) < 1:
             raise TeacherError('the prompt is longer than the model can read',
                                'Shorten it, or take a model with more positions.')
         self._cancelled.clear()
         return await self._batcher.ask(request)
 
     def _answer(self, requests: Sequence[Request]) -> list[Completion]:
-        return _generate(self.model, self.tokenizer, requests, self._cancelled)
+        asked = [_decode_request(self.tokenizer, request) for request in requests]
+        written = decode(self.model, self.tokenizer, asked, len(asked),
+                         cancelled=self._cancelled.is_set)
+        return [_completion(self.tokenizer, o) for o in written]
 
     async def aclose(self) -> None:
         "Stop after the token that is being written"

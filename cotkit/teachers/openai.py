@@ -26,8 +26,8 @@ class EndpointConfig:
     key_env: str = 'OPENAI_API_KEY'    # environment variable with the key
     key_header: str = 'Authorization'  # header that carries the key; some gateways want `api-key`
     timeout: float = 120.0             # seconds to wait for one answer
-    limit_field: str = 'max_tokens'    # field for the length limit; some want `max_completion_tokens`
-    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # further fields of every body
+    limit_field: str = 'max_tokens'    # for the length limit; some want `max_completion_tokens`
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # more fields of each body
     omit: tuple[str, ...] = ()         # fields this server refuses, such as `temperature` or `stop`
     teacher_name: str = ''             # part of every key; model, extra and omit if empty
 
@@ -41,15 +41,14 @@ def _readable(text: str) -> str:
     if text.isascii(): return text
     return text.encode('utf-16-le', 'surrogatepass').decode('utf-16-le', 'replace')
 
-
+# %% ../../nbs/teachers/21_openai.ipynb #42432cf2
 def _chat_logprobs(content: Iterable[Mapping[str, Any]]) -> tuple[TokenLogprob, ...]:
     "The `logprobs.content` of a reply"
-    return tuple(
-        TokenLogprob(_readable(o['token']), float(o['logprob']),
-                     tuple((_readable(t['token']), float(t['logprob'])) for t in o.get('top_logprobs') or ()))
-        for o in content)
+    def pair(entry): return _readable(entry['token']), float(entry['logprob'])
+    return tuple(TokenLogprob(*pair(token), tuple(map(pair, token.get('top_logprobs') or ())))
+                 for token in content)
 
-
+# %% ../../nbs/teachers/21_openai.ipynb #2c166b63
 def _list_logprobs(logprobs: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
     "The older layout: `tokens`, `token_logprobs` and `top_logprobs`, each a list"
     tokens, values = logprobs['tokens'], logprobs['token_logprobs']
@@ -61,7 +60,7 @@ def _list_logprobs(logprobs: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
 
 # %% ../../nbs/teachers/21_openai.ipynb #a7c4ac6d
 def _completion(choice: Mapping[str, Any], usage: Mapping[str, Any]) -> Completion:
-    "A choice as it was written; a `KeyError`, `TypeError` or `ValueError` if it is no chat completion"
+    "A choice as it was written; an error of Python if it is no chat completion"
     message, logprobs = choice['message'], choice.get('logprobs') or {}
     in_lists = isinstance(logprobs.get('tokens'), list)
     tokens = _list_logprobs(logprobs) if in_lists else _chat_logprobs(logprobs.get('content') or ())
@@ -92,12 +91,13 @@ def _refuse(choice: Mapping[str, Any], completion: Completion) -> None:
 # %% ../../nbs/teachers/21_openai.ipynb #d9bd4ec0
 _CHECK_URL = 'Check that the base URL is that of an OpenAI-compatible server.'
 
-
+# %% ../../nbs/teachers/21_openai.ipynb #c076e81a
 def completion_from_reply(
     reply: Any,  # the JSON that came back
 ) -> Completion: # its first choice, with the thinking apart
     "A chat-completions reply as a `Completion`; a `TeacherError` if it holds no answer"
-    if isinstance(reply, Mapping) and reply.get('error') and not reply.get('choices'): raise _error_inside(reply)
+    if isinstance(reply, Mapping) and reply.get('error') and not reply.get('choices'):
+        raise _error_inside(reply)
     try:
         choice = reply['choices'][0]
         completion = _completion(choice, reply.get('usage') or {})
@@ -112,16 +112,17 @@ def completion_from_reply(
 
 # %% ../../nbs/teachers/21_openai.ipynb #90e15f51
 def retry_after_seconds(
-    headers: Mapping[str, str],   # of the reply; names in lower case, or a mapping that ignores case
+    headers: Mapping[str, str],   # of the reply, in lower case or in a mapping that ignores case
     now: float | None = None,     # seconds since the epoch; the clock if None
-) -> float | None:                # seconds from now, never negative; None if the server named no time
+) -> float | None:                # seconds from now, at least 0; None if no time was named
     "What a server asked for with `Retry-After`"
     if milliseconds := headers.get('retry-after-ms'): value, unit = milliseconds, 0.001
     else: value, unit = headers.get('retry-after') or '', 1.0
     try: seconds = float(value) * unit
     except ValueError:
         try:
-            seconds = parsedate_to_datetime(value).timestamp() - (time.time() if now is None else now)
+            now = time.time() if now is None else now
+            seconds = parsedate_to_datetime(value).timestamp() - now
         except (ValueError, TypeError, OverflowError): return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
@@ -133,14 +134,16 @@ _REJECTED = {
     404: ('the endpoint has no model {model!r} (HTTP 404)',
           'Check the model name, and that the base URL {url} ends where /chat/completions begins.'),
 }
-_ABOUT_THE_TEXT = re.compile(r'moderat|flagged|content.?(?:filter|policy|management)|safety', re.IGNORECASE)
+_ABOUT_THE_TEXT = re.compile(
+    r'moderat|flagged|content.?(?:filter|policy|management)|safety', re.IGNORECASE)
 
-
+# %% ../../nbs/teachers/21_openai.ipynb #bb48f1f7
 def _server_words(body: Any) -> str:
     "What the server said, on one line of at most 200 characters"
     error = body.get('error', body) if isinstance(body, Mapping) else body
     if isinstance(error, Mapping):
-        error = error.get('message') or error.get('detail') or error.get('code') or error.get('type') or ''
+        fields = ('message', 'detail', 'code', 'type')
+        error = next((error[name] for name in fields if error.get(name)), '')
     words = ' '.join(str(error or '').split())
     return f': {words[:200]}' if words else ''
 
@@ -159,8 +162,9 @@ def status_error(
     "An HTTP error of an endpoint as a `TeacherError`"
     words, everything = _server_words(body), json.dumps(body, default=str)
     if status in _REJECTED and not (status == 403 and _ABOUT_THE_TEXT.search(everything)):
-        problem, remedy = (o.format(model=model, url=url, key_env=key_env) for o in _REJECTED[status])
-        return TeacherError(problem, remedy, status=status, fatal=True)
+        problem, remedy = _REJECTED[status]
+        remedy = remedy.format(model=model, url=url, key_env=key_env)
+        return TeacherError(problem.format(model=model), remedy, status=status, fatal=True)
     if status == 402 or (status == 429 and 'insufficient_quota' in everything):
         return TeacherError(f'the quota is used up (HTTP {status}){words}',
                             'Add credit, then run again: what was received is kept.',
@@ -201,11 +205,12 @@ def _connection_error(error: BaseException, url: str, timeout: float) -> Teacher
     name = type(error).__name__
     if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
         return TeacherTimeout(f'no answer from {url} within {timeout:g} s',
-                              'Give it a longer timeout, or check that the server is not overloaded.',
+                              'Give it a longer timeout, or see whether the server is overloaded.',
                               retryable=True)
     if isinstance(error, ClientConnectorError):
         return TeacherError(f'cannot connect to {url} ({name})',
-                            'Check that the server runs and that this is its address.', retryable=True)
+                            'Check that the server runs and that this is its address.',
+                            retryable=True)
     return TeacherError(f'the connection to {url} broke ({name})', _LATER, retryable=True)
 
 # %% ../../nbs/teachers/21_openai.ipynb #58c47dfb
@@ -217,7 +222,7 @@ def _without_login(url: str) -> str:
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition('@')[2], parts.path, '', ''))
 
-
+# %% ../../nbs/teachers/21_openai.ipynb #77094c30
 def _key(key_env: str) -> str:
     "The key from the environment, or nothing"
     key = os.environ.get(key_env, '').strip()
@@ -265,7 +270,8 @@ class _Endpoint:
         if self.session is None or self.loop is not loop:
             self.session = aiohttp.ClientSession(
                 headers=_headers(self.config, self.base_url),
-                timeout=aiohttp.ClientTimeout(total=self.timeout), connector=aiohttp.TCPConnector(limit=0))
+                timeout=aiohttp.ClientTimeout(total=self.timeout),
+                connector=aiohttp.TCPConnector(limit=0))
             self.loop, self.proxy = loop, _proxy(self.address)
         return self.session
 
@@ -273,9 +279,9 @@ class _Endpoint:
         "The JSON that the server replies; a `TeacherError` if it does not"
         import aiohttp
         session = self.open()
-        data = json.dumps(body).encode()
+        how = dict(data=json.dumps(body).encode(), allow_redirects=False, proxy=self.proxy)
         try:
-            async with session.post(self.address, data=data, allow_redirects=False, proxy=self.proxy) as reply:
+            async with session.post(self.address, **how) as reply:
                 status, headers, content = reply.status, reply.headers, await reply.read()
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as e:
             error = _connection_error(e, self.url, self.timeout)
@@ -317,11 +323,11 @@ def _checked_url(config: EndpointConfig) -> str:
     base_url = (config.base_url or os.environ.get('OPENAI_BASE_URL') or _OPENAI).rstrip('/')
     parts = urlsplit(base_url)
     if parts.scheme not in ('http', 'https') or not parts.hostname:
-        raise CotkitError(f'is {_without_login(base_url)!r}', 'Write it like http://127.0.0.1:8000/v1.',
-                          field='base_url')
+        raise CotkitError(f'is {_without_login(base_url)!r}',
+                          'Write it like http://127.0.0.1:8000/v1.', field='base_url')
     if base_url == _OPENAI and not _key(config.key_env):
-        raise CotkitError(f'there is no key for {base_url}',
-                          f'Set {config.key_env}, or name your own server with base_url= or OPENAI_BASE_URL.')
+        remedy = 'or name your own server with base_url= or OPENAI_BASE_URL.'
+        raise CotkitError(f'there is no key for {base_url}', f'Set {config.key_env}, {remedy}')
     return base_url
 
 # %% ../../nbs/teachers/21_openai.ipynb #78704dfa
@@ -335,10 +341,12 @@ class OpenAITeacher:
     ):
         self.model, self.config = model, config
         asked = {**config.extra, **({'omit': sorted(config.omit)} if config.omit else {})}
-        self.name = config.teacher_name or f'{model} {json.dumps(asked, sort_keys=True) if asked else ""}'.strip()
+        changed = f' {json.dumps(asked, sort_keys=True)}' if asked else ''
+        self.name = config.teacher_name or model + changed
         self._endpoint = _Endpoint(_checked_url(config), config)
 
-    def __repr__(self) -> str: return f'OpenAITeacher({self.name!r}, base_url={self._endpoint.url!r})'
+    def __repr__(self) -> str:
+        return f'OpenAITeacher({self.name!r}, base_url={self._endpoint.url!r})'
 
     def body(self, request: Request) -> dict[str, Any]:
         "The JSON that is sent for a request, now or in a batch job"

@@ -41,7 +41,8 @@ class SamplingParams:
     top_logprobs: int = 0     # likeliest alternatives to keep for each token; 0 keeps none
 
     def __post_init__(self):
-        for name, least in (('samples', 1), ('temperature', 0), ('max_tokens', 1), ('top_logprobs', 0)):
+        bounds = {'samples': 1, 'temperature': 0, 'max_tokens': 1, 'top_logprobs': 0}
+        for name, least in bounds.items():
             if not (value := getattr(self, name)) >= least:
                 raise CotkitError(f'is {value}', f'At least {least}.', field=name)
 
@@ -58,7 +59,8 @@ class TeacherError(CotkitError):
         fatal: bool = False,               # whether every other request would fail as well
     ):
         super().__init__(problem, remedy)
-        self.retryable, self.retry_after, self.status, self.fatal = retryable, retry_after, status, fatal
+        self.retryable, self.retry_after = retryable, retry_after
+        self.status, self.fatal = status, fatal
 
 # %% ../../nbs/teachers/20_protocol.ipynb #06f7a291
 def _draw(*parts: object) -> int:
@@ -76,13 +78,15 @@ class OracleTeacher:
         accuracy: float = 0.8,        # probability that a sample is right
         seed: int = 0,                # decides which samples are wrong, and how
     ):
-        if not 0 <= accuracy <= 1: raise CotkitError(f'is {accuracy}', 'A number from 0 to 1.', field='accuracy')
+        if not 0 <= accuracy <= 1:
+            raise CotkitError(f'is {accuracy}', 'A number from 0 to 1.', field='accuracy')
         self.problems = {p.id: p for p in problems}
         self.accuracy, self.seed = accuracy, seed
         self.name = f'oracle(accuracy={accuracy:g}, seed={seed})'
 
     def __repr__(self) -> str:
-        return f'OracleTeacher({len(self.problems)} problems, accuracy={self.accuracy:g}, seed={self.seed})'
+        settings = f'accuracy={self.accuracy:g}, seed={self.seed}'
+        return f'OracleTeacher({len(self.problems)} problems, {settings})'
 
     def is_right(self, problem_id: str, sample: int = 0) -> bool:
         "Whether the answer to this problem will be the gold answer"
@@ -95,7 +99,8 @@ class OracleTeacher:
         if not self.is_right(problem.id, request.sample):
             steps, answer = wrong_rationale(problem, rng)
             problem = replace(problem, gold_steps=tuple(steps), answer=answer)
-        if request.sample: problem = replace(problem, gold_steps=tuple(rephrase_steps(problem, rng)))
+        if request.sample:
+            problem = replace(problem, gold_steps=tuple(rephrase_steps(problem, rng)))
         text = gold_rationale(problem).text
         words = len(text.split())
         return Completion(text, prompt_tokens=len(request.prompt.split()), completion_tokens=words)
@@ -118,18 +123,20 @@ class ReplayTeacher:
     needs_problem_id = True
 
     def __init__(self,
-        recordings: Mapping[str, str | Sequence[str]],  # problem id to text; several texts are samples
+        recordings: Mapping[str, str | Sequence[str]],  # id to text; several texts are samples
         name: str = '',  # whose words these are; a fingerprint of the recordings if empty
     ):
-        self.recordings = {k: (v,) if isinstance(v, str) else tuple(v) for k, v in recordings.items()}
+        self.recordings = {name: (texts,) if isinstance(texts, str) else tuple(texts)
+                           for name, texts in recordings.items()}
         content = json.dumps(sorted(self.recordings.items())).encode()
         self.name = name or f'replay-{hashlib.sha256(content).hexdigest()[:8]}'
 
-    def __repr__(self) -> str: return f'ReplayTeacher({self.name!r}, {len(self.recordings)} problems)'
+    def __repr__(self) -> str:
+        return f'ReplayTeacher({self.name!r}, {len(self.recordings)} problems)'
 
     @classmethod
     def from_jsonl(cls,
-        path: str | Path,                # one recording a line; lines about the same problem are its samples, in order
+        path: str | Path,                # one recording a line; lines about one problem are samples
         name: str = '',                  # whose words these are
         problem_id: str = 'problem_id',  # the field with the problem's id
         text: str = 'text',              # the field with what was written
@@ -138,7 +145,8 @@ class ReplayTeacher:
         recordings: dict[str, list[str]] = {}
         for line, row in enumerate(read_jsonl(path, required=(problem_id, text)), 1):
             if not isinstance(row[text], str):
-                raise CotkitError('is no text', 'Write what the teacher said as a string.', path, line, text)
+                raise CotkitError('is no text', 'Write what the teacher said as a string.',
+                                  path, line, text)
             recordings.setdefault(str(row[problem_id]), []).append(row[text])
         return cls(recordings, name)
 
@@ -146,8 +154,9 @@ class ReplayTeacher:
         "The recording for `request.problem_id` and `request.sample`"
         texts = _known(self.recordings, request.problem_id, self)
         if request.sample >= len(texts):
-            raise TeacherError(f'{self!r} has {len(texts)} samples of problem {request.problem_id!r}, '
-                               f'and number {request.sample} was asked for', 'Ask for fewer samples.')
+            about = f'{len(texts)} samples of problem {request.problem_id!r}'
+            raise TeacherError(f'{self!r} has {about}, and number {request.sample} was asked for',
+                               'Ask for fewer samples.')
         text = texts[request.sample]
         return Completion(text, completion_tokens=len(text.split()))
 
@@ -170,7 +179,8 @@ class TeacherTimeout(TeacherError):
     "No answer in time: the server may still be working on it, and bill it"
 
 # %% ../../nbs/teachers/20_protocol.ipynb #c5030e7e
-_OPEN, _CLOSE = r'<(?:think|thinking|thought|reasoning)>', r'</(?:think|thinking|thought|reasoning)>'
+_TAG = '(?:think|thinking|thought|reasoning)'
+_OPEN, _CLOSE = f'<{_TAG}>', f'</{_TAG}>'
 _CLOSED = re.compile(rf'^\s*(?:{_OPEN})?(.*){_CLOSE}', re.DOTALL | re.IGNORECASE)
 _UNCLOSED = re.compile(rf'^\s*{_OPEN}(.*)$', re.DOTALL | re.IGNORECASE)
 _CHANNEL = re.compile(r'(?:<\|start\|>\w*)?<\|channel\|>\s*(\w+)[^<]*<\|message\|>(.*?)'
@@ -189,16 +199,17 @@ def split_thinking(
     return '', text
 
 # %% ../../nbs/teachers/20_protocol.ipynb #5637f539
-_IMPOSSIBLE = -9999.0  # the log-probability that OpenAI gives to a token outside the most likely ones
+_IMPOSSIBLE = -9999.0  # what OpenAI gives to a token outside the most likely ones
 
 
 def _finite(token: TokenLogprob) -> TokenLogprob:
     "A token whose numbers can be written as strict JSON"
     top = tuple(pair for pair in token.top if math.isfinite(pair[1]))
     logprob = token.logprob if math.isfinite(token.logprob) else _IMPOSSIBLE
-    return token if (logprob, top) == (token.logprob, token.top) else TokenLogprob(token.token, logprob, top)
+    if (logprob, top) == (token.logprob, token.top): return token
+    return TokenLogprob(token.token, logprob, top)
 
-
+# %% ../../nbs/teachers/20_protocol.ipynb #a6759c11
 def logprobs_of(
     text: str,                          # a part of what the tokens spell
     logprobs: Sequence[TokenLogprob],   # the tokens of all that was written
@@ -220,13 +231,15 @@ def check_answer(
 ) -> Completion:             # with thinking apart and finite log-probabilities
     "A completion as it may be stored; a `NoAnswerError` if it holds no answer"
     thinking, text = split_thinking(completion.text)
-    logprobs = completion.logprobs if text == completion.text else logprobs_of(text, completion.logprobs)
-    thinking = completion.thinking or thinking
-    checked = replace(completion, text=text, thinking=thinking, logprobs=tuple(map(_finite, logprobs)))
+    logprobs, thinking = completion.logprobs, completion.thinking or thinking
+    if text != completion.text: logprobs = logprobs_of(text, logprobs)
+    logprobs = tuple(map(_finite, logprobs))
+    checked = replace(completion, text=text, thinking=thinking, logprobs=logprobs)
     if text.strip(): return completion if checked == completion else checked
     what = 'thinking' if thinking.strip() else 'writing nothing'
     if completion.finish_reason == 'length':
         raise NoAnswerError(f'no answer: the limit of tokens was spent on {what}',
                             'Raise max_tokens.', completion)
     raise NoAnswerError(f'no answer: the model ended after {what}',
-                        'Look at the prompt; at a temperature, another sample may answer.', completion)
+                        'Look at the prompt; at a temperature, another sample may answer.',
+                        completion)
