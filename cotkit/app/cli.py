@@ -487,8 +487,9 @@ def _rows(kind: type, default: Any) -> Iterator[tuple[str, str, str]]:
         if inner := inner_dataclass(f, hints): yield from _rows(inner, value)
         elif not isinstance(value, Mapping):
             positional = 'Positional' in str(f.type)
-            option = f.name.upper() if positional else f'--{f.name.replace("_", "-")}'
-            shown = {MISSING: 'required', None: '', (): '', '': '', False: '', True: 'yes'}
+            option = f'--{"no-" if value is True else ""}{f.name.replace("_", "-")}'
+            if positional: option = f.name.upper()
+            shown = {MISSING: 'required', None: '', (): '', '': '', False: '', True: ''}
             text = ' '.join(map(str, value)) if isinstance(value, tuple) else str(value)
             said = shown.get(value, text) if isinstance(value, (str, tuple, bool)) or \
                 value in (MISSING, None) else text

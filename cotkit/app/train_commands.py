@@ -18,34 +18,17 @@ from ..data.formats import Demonstration, Format, Mixture, contaminated, example
 from ..data.formats import gold_rationale
 from ..data.tasks import DataConfig, Task, load_data
 from ..models.config import StudentConfig
+from ..training.config import KDConfig, OnPolicyConfig, TrainConfig
 
 if TYPE_CHECKING:
     from cotkit.data.records import Stages
     from cotkit.models.students import Student
+    from cotkit.training.soft_targets import TeacherModel
+    from cotkit.training.trainer import TrainingSet
 
 # %% auto #0
-__all__ = ['TrainConfig', 'TeachConfig', 'RunFiles', 'Lesson', 'read_lesson', 'taught_examples', 'taught_format', 'finish_run',
-           'run_distill', 'new_student', 'KDConfig', 'MatchingConfig', 'run_specialize']
-
-# %% ../../nbs/app/74_train_commands.ipynb #719a1751
-@dataclass(frozen=True)
-class TrainConfig:
-    "How it is trained"
-    max_steps: int = 3000               # optimizer steps
-    batch_size: int = 8                 # examples a step; problems a step with --share-prefix
-    learning_rate: float | None = None  # peak; if not given 2e-3, 5e-5 for a checkpoint
-    train_seed: int = 0                 # order of the examples, dropout
-    max_input: int = 1024               # longer inputs are left out, in tokens
-    max_target: int = 256               # longer targets too
-    share_prefix: bool = False          # compute each question once for all its examples
-    max_seconds: float | None = None    # stop after so many seconds
-    resume: bool = False                # go on from the last checkpoint in --out
-
-    def __post_init__(self):
-        at_least(1, max_steps=self.max_steps, batch_size=self.batch_size,
-                  max_input=self.max_input, max_target=self.max_target)
-        at_least(0, train_seed=self.train_seed)
-        at_least(1e-12, learning_rate=self.learning_rate, max_seconds=self.max_seconds)
+__all__ = ['TeachConfig', 'RunFiles', 'Lesson', 'read_lesson', 'taught_examples', 'taught_format', 'finish_run', 'run_distill',
+           'new_student', 'MatchingConfig', 'run_specialize']
 
 # %% ../../nbs/app/74_train_commands.ipynb #4c3062e7
 @dataclass(frozen=True)
@@ -169,27 +152,24 @@ def finish_run(
     return {'student': str(out/'student'), 'parameters': parameter_count(student.model),
             'examples': config['examples'], 'max_steps': config['max_steps'], **results, **left}
 
-# %% ../../nbs/app/74_train_commands.ipynb #9f3c882a
-def _training(train: TrainConfig, student: Student, lesson: Lesson) -> tuple[Any, Any]:
-    "Data and settings as the trainer takes them"
-    from cotkit.training.config import TrainConfig
+# %% ../../nbs/app/74_train_commands.ipynb #6cbb9ced
+def _training_set(lesson: Lesson) -> TrainingSet:
     from cotkit.training.trainer import TrainingSet
-    rate = train.learning_rate or (5e-5 if student.base else 2e-3)
     validation = lesson.task.splits.get('validation', ())
-    data = TrainingSet(lesson.problems, lesson.rationales, validation, lesson.held_out)
-    return data, TrainConfig(**vars(replace(train, learning_rate=rate)))
+    return TrainingSet(lesson.problems, lesson.rationales, validation, lesson.held_out)
 
 
 def _run_config(lesson: Lesson, out: Path, *configs: Any) -> dict[str, Any]:
     "What the record of a run says about its settings"
-    values = {k: v for config in configs for k, v in leaf_values(config).items()}
-    teachers = sorted({r.teacher for r in lesson.rationales if r.teacher})
-    for name in ('rationales', 'format', 'resume', 'out'): values.pop(name, None)
     from cotkit.training.trainer import read_training
+    values = {k: v for config in configs for k, v in leaf_values(config).items()}
+    for name in ('rationales', 'format', 'resume', 'out'): values.pop(name, None)
     trained = read_training(out)
-    counts = {'rationales': len(lesson.rationales), 'examples': trained['examples'], 'dropped': trained['dropped']}
-    if not counts['dropped']: del counts['dropped']
-    return values | counts | {'teacher': teachers}
+    values['learning_rate'] = trained['config']['learning_rate']
+    for name in ('examples', 'dropped'):
+        if trained[name]: values[name] = trained[name]
+    teachers = sorted({r.teacher for r in lesson.rationales if r.teacher})
+    return values | {'rationales': len(lesson.rationales), 'teacher': teachers}
 
 # %% ../../nbs/app/74_train_commands.ipynb #d133336e
 @command('distill', 'cotkit distill --task gsm8k --rationales curated.jsonl --out student')
@@ -208,10 +188,9 @@ def run_distill(
     from cotkit.training.distill import distill
     say_splits(lesson.task)
     made, stages = new_student(student, format, examples), Stages()
-    training_set, config = _training(train, made, lesson)
-    with stages('train'): distill(made, training_set, output_dir=files.out, config=config)
-    rate = {'learning_rate': config.learning_rate}
-    config = _run_config(lesson, files.out, student, train) | {'recipe': 'distill'} | rate
+    with stages('train'):
+        distill(made, _training_set(lesson), output_dir=files.out, config=train)
+    config = {'recipe': 'distill', **_run_config(lesson, files.out, student, train)}
     return finish_run(made, lesson, config, stages, {}, files.out)
 
 # %% ../../nbs/app/74_train_commands.ipynb #0823f8cd
@@ -224,19 +203,6 @@ def new_student(
     from cotkit.models.students import make_student
     texts = [text for e in examples for text in (e.input, e.target)]
     return make_student(replace(config, student=start_name(config.student)), format, texts)
-
-# %% ../../nbs/app/74_train_commands.ipynb #96cf5e14
-@dataclass(frozen=True)
-class KDConfig:
-    "How distributions are matched"
-    kd_weight: float = 1.0      # of matching the distributions, 0 to 1; the rest is the text itself
-    divergence: Literal['forward', 'reverse', 'jensen-shannon'] = 'forward'  # how they are compared
-    tail_mode: Literal['tail', 'renormalise', 'restrict'] = 'tail'  # of unlisted tokens
-    top_k: int | Literal['all'] = 5  # likely tokens to ask --teacher for; all: the whole vocabulary
-
-    def __post_init__(self):
-        fraction(kd_weight=self.kd_weight)
-        if self.top_k != 'all': at_least(1, top_k=self.top_k)
 
 # %% ../../nbs/app/74_train_commands.ipynb #ed205049
 @dataclass(frozen=True)
@@ -265,24 +231,25 @@ def _check_matching(matching: MatchingConfig, teach: TeachConfig, lesson: Lesson
         raise CotkitError('answers alone are not matched', remedy, field='format')
 
 # %% ../../nbs/app/74_train_commands.ipynb #02f9a1a5
-def _live_teacher(name: str | None):
+def _live_teacher(name: str | None) -> TeacherModel | None:
     "A teacher that can be asked now, where the student will be trained"
     if name is None: return None
     from accelerate import PartialState
     from cotkit.models.students import load_model
+    from cotkit.training.soft_targets import TeacherModel
     model, tokenizer, arch = load_model(model_name(name))
-    return model.to(PartialState().device), tokenizer, arch
+    return TeacherModel(model.to(PartialState().device), tokenizer, arch)
 
 # %% ../../nbs/app/74_train_commands.ipynb #cd8b4c4d
 def _matched_student(config: StudentConfig, format: Format, examples: Sequence[Example],
-                     teacher: Any, matching: MatchingConfig) -> Student:
+                     teacher: TeacherModel | None, matching: MatchingConfig) -> Student:
     "The student that the settings name, with the teacher's tokens where they must be the same"
     from cotkit.models.students import SIZES, Student, build_model
     if teacher is None or matching.kd.top_k != 'all' or config.student not in SIZES:
         return new_student(config, format, examples)
-    _, tokenizer, arch = teacher
-    model = build_model(config.student, tokenizer, config.arch or arch, config.init_seed)
-    return Student(model, tokenizer, format, config.arch or arch)
+    tokenizer, arch = teacher.tokenizer, config.arch or teacher.arch
+    model = build_model(config.student, tokenizer, arch, config.init_seed)
+    return Student(model, tokenizer, format, arch)
 
 # %% ../../nbs/app/74_train_commands.ipynb #ef34371f
 @command('specialize', 'cotkit specialize --task gsm8k --rationales curated.jsonl --out student')
@@ -311,17 +278,13 @@ def _specialize(lesson: Lesson, format: Format, examples: Sequence[Example],
                 out: Path) -> dict[str, Any]:
     "Load the teacher, train, write everything down"
     from cotkit.data.records import Stages
-    from cotkit.training.config import KDConfig, OnPolicyConfig
-    from cotkit.training.soft_targets import TeacherModel
     from cotkit.training.specialize import Matching, read_matching, specialize
     teacher, stages = _live_teacher(matching.teacher), Stages()
     student = _matched_student(config, format, examples, teacher, matching)
     on_policy = None if matching.on_policy is None else OnPolicyConfig(matching.on_policy)
-    compared = Matching(KDConfig(**vars(matching.kd)), teacher and TeacherModel(*teacher), on_policy)
-    training_set, training = _training(train, student, lesson)
+    compared = Matching(matching.kd, teacher, on_policy)
     with stages('train'):
-        specialize(student, training_set, output_dir=out, matching=compared, config=training)
-    settings = _run_config(lesson, out, config, train, matching) | {'recipe': 'specialize'}
-    settings['learning_rate'] = training.learning_rate
+        specialize(student, _training_set(lesson), output_dir=out, matching=compared, config=train)
+    settings = {'recipe': 'specialize', **_run_config(lesson, out, config, train, matching)}
     if matching.teacher: settings['teacher'] = [called(matching.teacher)]
     return finish_run(student, lesson, settings, stages, read_matching(out), out)
