@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from loopback import Loopback, Stall, Status, reply
+from loopback import Loopback, Raw, Stall, Status, reply
 
 from cotkit.app.cli import COMMANDS, main
-from cotkit.data.core import Rationale, read_jsonl, write_jsonl
+from cotkit.data.core import Problem, Rationale, read_jsonl, write_jsonl
 from cotkit.data.records import RunRecord
 from cotkit.data.word_problems import word_problems
 
@@ -266,7 +266,7 @@ def bad_files(here, cotkit):
     Path('missing.jsonl').write_text('{"question": "1 + 1?", "answer": "2"}\n{"question": "1 + 2?"}\n')
     write_jsonl('plain.jsonl', [{'question': f'1 + {i}?', 'answer': f'{i + 1}'} for i in range(20)])
     write_jsonl('questions.jsonl', [{'question': f'1 + {i}?'} for i in range(20)])
-    write_jsonl('wrong.jsonl', [{'problem_id': 'plain-train-1', 'text': '1 + 0 = 2. The answer is 2.', 'answer': '2', 'correct': False}])
+    write_jsonl('wrong.jsonl', [{'problem_id': Problem('', '1 + 0?').id, 'text': '1 + 0 = 2. The answer is 2.', 'answer': '2', 'correct': False}])
     Path('empty').mkdir()
     Path('empty/train.jsonl').write_text('')
     write_jsonl('r.jsonl', [{'problem_id': RAW[0]['id'], 'text': 'The answer is 1.'}])
@@ -477,3 +477,106 @@ def test_other_splits_and_other_tasks_are_noticed(cotkit, here):
         assert code == 0 and ('trained on other splits' in err) == warned
     code, _, err = cotkit('report --task data/test.jsonl --evaluations e.json')
     assert code == 2 and 'outputs are about problems that this task does not have' in err and not (here/'report.html').exists()
+
+
+def test_a_served_model_is_measured(cotkit):
+    "evaluate --model asks an endpoint once a problem, keeps the answers, and votes over samples"
+    def right(n, body):
+        question = body['messages'][-1]['content']
+        gold = next(row['answer'] for row in RAW if row['question'] in question)
+        whole = reply(body)
+        whole['choices'][0]['message']['content'] = f'The answer is {gold}.'
+        return Raw(json.dumps(whole))
+    with Loopback(right) as server:
+        line = f'evaluate --task data --model big --base-url {server.base_url} --out big.json --json'
+        code, out, _ = cotkit(line)
+        assert code == 0 and (last(out)['accuracy'], last(out)['n'], last(out)['name']) == (1, 20, 'big')
+        assert len(server.received) == 20 and last(cotkit(line)[1])['accuracy'] == 1 and len(server.received) == 20
+        code, out, err = cotkit(f'{line} --strategy vote -k 3')
+        assert code == 2 and '--temperature: is 0' in err
+        code, out, _ = cotkit(f'{line} --strategy vote -k 3 --temperature 0.7')
+        assert code == 0 and last(out)['accuracy'] == 1 and len(server.received) == 20 + 3*20
+        assert len(json.loads(Path('big.json').read_text())['predictions'][0]['samples']) == 3
+
+
+def test_a_plain_checkpoint_is_a_baseline(cotkit):
+    "A model folder that cotkit did not write is asked in the format that is named"
+    from cotkit.data.formats import AnswerOnly
+    from cotkit.models.students import make_student
+    untrained = make_student('nano', AnswerOnly(), [row['question'] for row in RAW])
+    for part in (untrained.model, untrained.tokenizer): part.save_pretrained('plain')
+    code, _, err = cotkit('evaluate --task data --student plain --max-new-tokens 4')
+    assert code == 2 and '--format' in err
+    code, out, _ = cotkit('evaluate --task data --student plain --format answer-only --max-new-tokens 4 --out plain.json --json')
+    strategy = json.loads(Path('plain.json').read_text())['strategy']
+    assert code == 0 and last(out)['n'] == 20 and strategy['format']['name'] == 'answer-only'
+
+
+OWN = '''
+from dataclasses import dataclass
+from typing import ClassVar
+from cotkit.app.recipes import command
+from cotkit.data.core import Example
+from cotkit.data.formats import AnswerOnly, register_format
+from cotkit.evaluation.metrics import register_metric
+
+@register_format
+@dataclass(frozen=True)
+class Riddle(AnswerOnly):
+    name: ClassVar[str] = 'riddle'
+    sign: str = '?!'
+    def prompt(self, problem): return f'Riddle: {problem.question} {self.sign}'
+
+@register_metric('length')
+def length(prediction, problem): return float(len(prediction.output))
+
+@dataclass(frozen=True)
+class GreetConfig:
+    "Whom"
+    name: str = 'Ann'  # of the person
+
+@command('greet', 'cotkit --import own.py greet --name Ben')
+def greet(config: GreetConfig = GreetConfig()):
+    "Say hello"
+    return {'said': f'Hello, {config.name}'}
+'''
+
+
+def test_a_file_of_ones_own(cotkit, monkeypatch):
+    "--import registers a format, a metric and a command; all are named like the others, and saved"
+    from cotkit.data.formats import FORMATS
+    from cotkit.evaluation.metrics import METRICS
+    for register in (FORMATS, METRICS): monkeypatch.setattr(register, '_known', dict(register._known))
+    monkeypatch.setattr('cotkit.app.recipes.COMMANDS', COMMANDS)
+    Path('own.py').write_text(OWN)
+    before = set(COMMANDS)
+    code, out, _ = cotkit('distill --import own.py --task data --format riddle --student nano --max-steps 1 --out run --json')
+    assert code == 0 and folder_of('run/student')['format'] == {'name': 'riddle', 'labels': 'gold', 'sign': '?!'}
+    code, out, _ = cotkit('evaluate --import own.py --task data --student run --metrics length --max-new-tokens 4 --out e.json --json')
+    row = json.loads(Path('e.json').read_text())['predictions'][0]
+    assert code == 0 and row['scores']['length'] == len(row['output'])
+    code, out, _ = cotkit('--import own.py greet --name Ben --json')
+    assert code == 0 and last(out) == {'said': 'Hello, Ben'}
+    for name in set(COMMANDS) - before: COMMANDS.pop(name)
+    Path('broken.py').write_text('x = 1\ny = x +\n')
+    code, _, err = cotkit('--import broken.py demo')
+    assert code == 2 and re.fullmatch(r'cotkit: broken\.py:2: SyntaxError.*\n', err)
+    code, _, err = cotkit('--import nowhere.py demo')
+    assert code == 2 and 'nowhere.py: no such file' in err
+
+
+def test_help_and_mistakes_wait_for_no_library(here):
+    "Neither help nor a mistake in options loads torch; the version is one line"
+    program = ('import sys\nfrom cotkit.app.cli import main\ntry: code = main(sys.argv[1:])\nexcept SystemExit as e: code = e.code\n'
+               'print(code, sorted({"torch", "transformers", "datasets", "openai", "pandas", "seaborn"} & set(sys.modules)))')
+    for line, expected in (('--help', 0), ('--version', 0), ('nothing', 2), *((f'{name} --help', 0) for name in COMMANDS),
+                           ('distill --task data --out run --max-stesp 3', 2), ('specialize --task data --out run --kd-weight 7', 2)):
+        ran = subprocess.run([sys.executable, '-c', program, *line.split()], capture_output=True, text=True)
+        assert ran.stdout.splitlines()[-1] == f'{expected} []', line
+        if line == '--version': assert re.match(r'cotkit \d+\.\d+', ran.stdout)
+        if 'stesp' in line: assert '--max-steps' in ran.stderr
+
+
+def test_a_mistake_in_a_commands_name(cotkit):
+    code, out, err = cotkit('colect --task data')
+    assert code == 2 and out == '' and err.count('\n') == 1 and 'Did you mean collect?' in err

@@ -5,12 +5,13 @@
 # %% ../../nbs/app/75_cli.ipynb #f5a85eb8
 from __future__ import annotations
 
-import dataclasses, importlib.metadata, importlib.util, json, sys, traceback
+import dataclasses, html, importlib.metadata, importlib.util, inspect, json, re, sys, traceback
+import typing
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Iterator, Mapping, Sequence
 
 import tyro
 from tyro import MISSING
@@ -18,70 +19,135 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positio
 from tyro.conf import UseAppendAction, arg
 
 import cotkit.app.train_commands  # registers distill and specialize
-from .commands import at_least, check_outputs, need_gold, read_rationales
+from .commands import FormatConfig, TeacherConfig, asking_format, at_least
+from .commands import check_outputs, make_teacher, need_gold, read_rationales
 from .commands import student_folder
-from .recipes import COMMANDS, Command, close_match, command, run_recipe
-from ..data.core import CotkitError, atomic_write
+from .recipes import COMMANDS, Command, close_match, command, default_of
+from .recipes import inner_dataclass, run_recipe
+from ..data.core import CotkitError, Problem, atomic_write
+from ..data.formats import Format
 from ..data.tasks import DataConfig, Task, load_data
+from ..models.config import DecodingParams
+from ..teachers.collect import RequestLimits
+from ..teachers.protocol import SamplingParams
+
+if TYPE_CHECKING: from cotkit.models.students import Student
 
 # %% auto #0
-__all__ = ['Files', 'EvaluateConfig', 'EvaluateFiles', 'run_evaluate', 'find_record', 'read_evaluation', 'ReportConfig',
-           'run_report', 'PublishConfig', 'run_publish', 'DemoConfig', 'run_demo', 'RecipeFile', 'run_yaml',
-           'ProgramConfig', 'parse', 'cotkit_error', 'import_file', 'split_imports', 'overview', 'show', 'main']
+__all__ = ['Files', 'SolverConfig', 'StrategyConfig', 'EvaluateFiles', 'load_student', 'make_strategy', 'run_evaluate',
+           'find_record', 'read_evaluation', 'ReportConfig', 'run_report', 'PublishConfig', 'run_publish', 'DemoConfig',
+           'run_demo', 'RecipeFile', 'run_yaml', 'ProgramConfig', 'parse', 'cotkit_error', 'import_file',
+           'split_imports', 'overview', 'show', 'main', 'field_comments', 'option_rows', 'options_table']
 
-# %% ../../nbs/app/75_cli.ipynb #401be01e
+# %% ../../nbs/app/75_cli.ipynb #2cde2669
 @dataclass(frozen=True)
-class EvaluateConfig:
-    "Who is tested, and how"
-    student: Path | None = None     # a folder that `cotkit distill` wrote, or any saved student
-    name: str | None = None         # how to call it in tables; its folder if not given
-    train_seed: int = 0             # training seed of the student, kept in the evaluation
-    max_new_tokens: int = 256       # longest output, in tokens
-    batch_size: int = 64            # problems decoded together
+class SolverConfig:
+    "Who is tested (one of these)"
+    student: str | None = None           # a run, a model folder, or a name on the hub
+    teacher: TeacherConfig = TeacherConfig()    # or a teacher
+    limits: RequestLimits = RequestLimits()     # of requests to a teacher
 
     def __post_init__(self):
-        at_least(1, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
-        at_least(0, train_seed=self.train_seed)
+        if (self.student is None) == (not self.teacher.named):
+            raise CotkitError('one model is tested', 'Give --student, or --model.', field='student')
 
-# %% ../../nbs/app/75_cli.ipynb #806acfca
+    @property
+    def title(self) -> str:
+        "How it is called if nobody says so"
+        if self.student is not None: return Path(self.student).resolve().name
+        return self.teacher.model or self.teacher.named
+
+# %% ../../nbs/app/75_cli.ipynb #3c462406
+@dataclass(frozen=True)
+class StrategyConfig:
+    "How problems are solved, and what is measured"
+    strategy: str = 'single_turn'        # a registered strategy, such as vote or likelihood
+    k: Annotated[int, arg(aliases=['-k'])] = 5  # samples of a vote
+    metrics: tuple[str, ...] = ('exact_match',)  # registered metrics
+
+    def __post_init__(self): at_least(1, k=self.k)
+
+# %% ../../nbs/app/75_cli.ipynb #ba25a6d9
 @dataclass(frozen=True)
 class EvaluateFiles:
-    "Files"
-    against: Path | None = None     # an evaluation on the same problems, for a paired comparison
-    out: Path | None = None         # where the evaluation goes, as JSON
+    "Names and files"
+    name: str | None = None              # how it is called in tables; its folder if not given
+    train_seed: int = 0                  # training seed of the student, kept in the evaluation
+    against: Path | None = None          # an evaluation on the same problems, to compare with
+    store: Path = Path('store.sqlite')   # keeps a teacher's answers
+    out: Path | None = None              # where the evaluation goes, as JSON
 
-    def __post_init__(self): check_outputs(('out', self.out))
+    def __post_init__(self):
+        at_least(0, train_seed=self.train_seed)
+        check_outputs(('out', self.out), ('store', self.store))
 
-# %% ../../nbs/app/75_cli.ipynb #d3ff9405
+# %% ../../nbs/app/75_cli.ipynb #6cf4c889
+def load_student(
+    name: str,              # a run, a student, any model folder, or a name on the hub
+    format: Format | None,  # how it is asked; its own if None
+) -> Student:               # ready to be asked
+    "A model to test, distilled or not"
+    from cotkit.models.students import Student, load_model
+    folder = student_folder(Path(name))
+    if folder.exists():
+        student = Student.load(folder)
+        return replace(student, format=format or student.required_format())
+    model, tokenizer, arch = load_model(name)
+    return replace(Student(model, tokenizer, format, arch, name), format=format)
+
+# %% ../../nbs/app/75_cli.ipynb #29efc9a4
+def make_strategy(
+    name: str,                  # of a registered strategy
+    offered: Mapping[str, Any], # what it may be given; it takes those that it has fields for
+):                              # a `Strategy`
+    "A strategy with the settings that it knows"
+    from cotkit.evaluation.strategies import STRATEGIES
+    kind = STRATEGIES[name]
+    return kind(**{f.name: offered[f.name] for f in fields(kind) if f.name in offered})
+
+# %% ../../nbs/app/75_cli.ipynb #c983d5e5
+def _solver(who: SolverConfig, asking: FormatConfig, decoding: DecodingParams, data: DataConfig,
+            task: Task, problems: Sequence[Problem]) -> dict[str, Any]:
+    "What strategies are made of: a model and how it is asked"
+    if who.student is not None:
+        format = asking_format(asking, task) if asking.format else None
+        model = load_student(who.student, format)
+        return {'model': model, 'format': model.required_format(), 'decoding': decoding}
+    format = asking_format(replace(asking, format=asking.format or FormatConfig().format), task)
+    sampling = SamplingParams(temperature=decoding.temperature, max_tokens=decoding.max_new_tokens)
+    model = make_teacher(who.teacher, data, task, problems)
+    return {'model': model, 'format': format, 'sampling': sampling}
+
+# %% ../../nbs/app/75_cli.ipynb #9daf8c88
 @command('evaluate', 'cotkit evaluate --task gsm8k --student student --out student.json')
 def run_evaluate(
+    who: SolverConfig,                                     # who is tested
     data: DataConfig = DataConfig(MISSING, split='test'),  # the problems
-    config: EvaluateConfig = EvaluateConfig(),             # who is tested
+    asking: FormatConfig = FormatConfig(format=None),      # how it is asked
+    decoding: DecodingParams = DecodingParams(),           # how it writes
+    how: StrategyConfig = StrategyConfig(),                # how problems are solved
     files: EvaluateFiles = EvaluateFiles(),                # where the evaluation goes
 ) -> dict[str, Any]:                                       # accuracy with its interval
-    "Test a student"
+    "Test a student, or any other model"
     from cotkit.evaluation.evaluate import compare, evaluate
-    from cotkit.evaluation.strategies import SingleTurn
-    from cotkit.models.generate import DecodingParams
-    from cotkit.teachers.collect import RequestLimits
-    from cotkit.models.students import Student
     task, problems = load_data(data)
     need_gold(problems, 'unlabelled', 'Evaluate on problems that have them, and leave this out.')
-    if config.student is None:
-        raise CotkitError('is missing', 'Name who is tested.', field='student')
-    student = Student.load(student_folder(config.student))
-    _warn_of_other_problems(config.student, task)
     other = read_evaluation(files.against) if files.against else None
-    name = config.name or config.student.resolve().name
-    decoding = DecodingParams(config.max_new_tokens, config.batch_size)
-    asked = SingleTurn(student, decoding=decoding, limits=RequestLimits(progress=True))
-    evaluation = evaluate(asked, problems, name, data.split, train_seed=config.train_seed)
-    if files.out:
-        with atomic_write(files.out) as temporary:
-            text = json.dumps(evaluation.to_dict(), ensure_ascii=False)
-            temporary.write_text(text, encoding='utf-8')
+    offered = _solver(who, asking, decoding, data, task, problems)
+    offered |= {'store': files.store, 'limits': who.limits, 'k': how.k}
+    offered |= {'strategy': make_strategy('single_turn', offered)}
+    if who.student is not None: _warn_of_other_problems(Path(who.student), task)
+    solver = make_strategy(how.strategy, offered)
+    evaluation = evaluate(solver, problems, files.name or who.title, data.split, how.metrics,
+                          files.train_seed)
+    if files.out: _write_json(files.out, evaluation.to_dict())
     compared = {'against': compare(evaluation, other).to_dict()} if other else {}
     return {**evaluation.summary(), **compared, **({'out': str(files.out)} if files.out else {})}
+
+# %% ../../nbs/app/75_cli.ipynb #611cf1f3
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
 
 # %% ../../nbs/app/75_cli.ipynb #9b626175
 def find_record(
@@ -218,13 +284,13 @@ def run_demo(
     changes = {name: value for name, value in changes.items() if value is not None}
     return demo.run_demo(config.out, demo.DemoSettings(seed=config.seed, **changes))
 
-
+# %% ../../nbs/app/75_cli.ipynb #9008f058
 @dataclass(frozen=True)
 class RecipeFile:
     "What to run"
     recipe: Positional[Path]    # a YAML file with a section a stage
 
-# %% ../../nbs/app/75_cli.ipynb #f0f4b401
+
 @command('run', 'cotkit run recipe.yaml')
 def run_yaml(
     config: RecipeFile,  # what to run
@@ -301,7 +367,7 @@ def split_imports(
     following = [b for a, b in zip(argv, argv[1:]) if a == '--import']
     return following + [a.split('=', 1)[1] for a in argv if a.startswith('--import=')]
 
-
+# %% ../../nbs/app/75_cli.ipynb #d77ffe26
 def overview() -> str:
     "What `cotkit --help` says"
     rows = [f'  {name:<12}{c.help[0].lower()}{c.help[1:]}' for name, c in COMMANDS.items()]
@@ -393,3 +459,48 @@ def main(
         return 1
     show(summary, program.json or command.name == 'demo')
     return 0
+
+# %% ../../nbs/app/75_cli.ipynb #590bc8d9
+def field_comments(
+    kind: type,          # a dataclass
+) -> dict[str, str]:     # by the name of the field
+    "The comments beside the fields of a dataclass, and of those it is derived from"
+    found = {}
+    for base in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
+        for line in inspect.getsource(base).splitlines():
+            if m := re.match(r'    (\w+)\s*:.*?\s#\s+(.+)', line): found[m[1]] = m[2]
+    return found
+
+# %% ../../nbs/app/75_cli.ipynb #c7bb445a
+def option_rows(
+    command: Command,                     # any
+) -> Iterator[tuple[str, str, str]]:      # option, default and meaning
+    "The options of a command, in the order of its help"
+    groups = {**command.groups, 'program': (ProgramConfig, ProgramConfig())}
+    for kind, default in groups.values(): yield from _rows(kind, default)
+
+# %% ../../nbs/app/75_cli.ipynb #5dcf9679
+def _rows(kind: type, default: Any) -> Iterator[tuple[str, str, str]]:
+    comments, hints = field_comments(kind), typing.get_type_hints(kind, include_extras=True)
+    for f in fields(kind):
+        value = default_of(f, default)
+        if inner := inner_dataclass(f, hints): yield from _rows(inner, value)
+        elif not isinstance(value, Mapping):
+            positional = 'Positional' in str(f.type)
+            option = f.name.upper() if positional else f'--{f.name.replace("_", "-")}'
+            shown = {MISSING: 'required', None: '', (): '', '': '', False: '', True: 'yes'}
+            text = ' '.join(map(str, value)) if isinstance(value, tuple) else str(value)
+            said = shown.get(value, text) if isinstance(value, (str, tuple, bool)) or \
+                value in (MISSING, None) else text
+            yield option.replace('--imports', '--import'), said, comments.get(f.name, '')
+
+# %% ../../nbs/app/75_cli.ipynb #8807a5ba
+def options_table(
+    command: Command,  # any
+) -> str:              # HTML
+    "The options of a command as a table"
+    rows = ''.join(f'<tr><td><code>{option}</code></td><td>{html.escape(default)}</td>'
+                   f'<td>{html.escape(meaning)}</td></tr>'
+                   for option, default, meaning in option_rows(command))
+    head = '<tr><th>option</th><th>default</th><th>meaning</th></tr>'
+    return f'<h3>cotkit {command.name}</h3><p>{command.help}.</p><table>{head}{rows}</table>'

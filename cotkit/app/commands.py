@@ -39,7 +39,7 @@ def at_least(
         if value is not None and not least <= value < float('inf'):
             raise CotkitError(f'is {value}', f'A number from {least}.', field=name)
 
-
+# %% ../../nbs/app/73_commands.ipynb #596d8be3
 def fraction(
     **values: Any,  # numbers by the name of their setting
 ) -> None:
@@ -56,7 +56,7 @@ def say_splits(
     sizes = ', '.join(f'{split} {len(problems)}' for split, problems in task.splits.items())
     print(f'{task.name}: {sizes}', file=sys.stderr)
 
-
+# %% ../../nbs/app/73_commands.ipynb #591ca121
 def need_gold(
     problems: Sequence[Problem],  # that are used
     field: str,                   # the option that needs their answers
@@ -99,7 +99,7 @@ def check_outputs(
 @dataclass(frozen=True)
 class FormatConfig:
     "How to ask"
-    format: str = 'zero-shot-cot'  # a registered format, such as answer-only or few-shot-cot
+    format: str | None = 'zero-shot-cot'  # a registered one: answer-only, few-shot-cot …
     shots: int = 4                 # solved problems that a few-shot format shows
 
     def __post_init__(self): at_least(1, shots=self.shots)
@@ -129,7 +129,7 @@ def get_format_class(
         raise CotkitError(f'no format {name!r}', close_match(name, names), field='format')
     return FORMATS[name]
 
-
+# %% ../../nbs/app/73_commands.ipynb #e5107d0f
 def asking_format(
     config: FormatConfig,  # which format
     task: Task,            # whose training split has solved problems
@@ -149,7 +149,7 @@ def student_folder(
     "A student's own folder"
     return path/'student' if (path/'student'/'cotkit.json').is_file() else path
 
-
+# %% ../../nbs/app/73_commands.ipynb #f8723951
 def model_name(
     name: str,  # a name on the hub, a model folder, or the folder of a run
 ) -> str:       # what `load_model` takes
@@ -165,7 +165,7 @@ def start_name(
     from cotkit.models.students import SIZES
     return name if name in SIZES else model_name(name)
 
-
+# %% ../../nbs/app/73_commands.ipynb #e2facfc5
 def called(
     name: str,  # a name on the hub or a folder
 ) -> str:       # the name, or the last part of the folder's
@@ -184,11 +184,19 @@ class TeacherConfig:
 
     def __post_init__(self):
         fraction(oracle=self.oracle)
-        names = ('model', 'local', 'replay', 'oracle')
-        given = [name for name in names if getattr(self, name) is not None]
+        given = self._given()
         if len(given) > 1:
             problem = f'cannot stand beside --{given[0]}'
             raise CotkitError(problem, 'Name one teacher.', field=given[1])
+
+    def _given(self) -> list[str]:
+        names = ('model', 'local', 'replay', 'oracle')
+        return [name for name in names if getattr(self, name) is not None]
+
+    @property
+    def named(self) -> str:
+        "Which of them is given; empty if none is"
+        return next(iter(self._given()), '')
 
 # %% ../../nbs/app/73_commands.ipynb #0305271b
 @dataclass(frozen=True)
@@ -304,6 +312,7 @@ class CurateConfig:
     rationales: Path | None = None      # a file that `cotkit collect` wrote
     replay: str | None = None           # instead: outputs recorded in this column of the task
     keep: Literal['correct', 'parsed', 'all'] = 'correct'  # right, readable, or any text
+    filters: tuple[str, ...] = ()       # further registered filters, such as no_reasoning
     per_problem: int | None = None      # keep at most so many rationales for each problem
     out: Path | None = None             # where the kept rationales go, as JSON lines
 
@@ -329,7 +338,7 @@ def run_curate(
     rationales = read_rationales(config.rationales)
     if config.replay: rationales = _recorded(task, data, config.replay, problems)
     held_out = () if 'test' in data.split else task.splits.get('test', ())
-    filters = [OverQuota(config.per_problem)] if config.per_problem else []
+    filters = [*config.filters, *([OverQuota(config.per_problem)] if config.per_problem else [])]
     curated = curate(rationales, problems, asking_format(asking, task), keep=config.keep,
                      filters=filters, held_out=held_out)
     if config.out: write_jsonl(config.out, curated.kept)

@@ -82,14 +82,18 @@ def _newborn(name: str, task: Task, kept: list[Rationale], settings: DemoSetting
 def _train(name: str, folder: Path, settings: DemoSettings, advance: Callable[[int], None]) -> None:
     "Train one student; `advance` hears of each step"
     from transformers import TrainerCallback
+    from cotkit.training.config import TrainConfig
     from cotkit.training.distill import distill
+    from cotkit.training.trainer import Monitor, TrainingSet
 
     class Steps(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs): advance(1)
 
     task, kept = _problems(settings), [Rationale.from_dict(o) for o in read_jsonl(folder/'curated.jsonl')]
-    distill(_newborn(name, task, kept, settings), task['train'], kept, task['validation'], output_dir=folder/'students'/name, seed=settings.seed,
-            max_steps=settings.max_steps, batch_size=settings.batch_size, learning_rate=settings.learning_rate, disable_tqdm=True, callbacks=[Steps()])
+    config = TrainConfig(max_steps=settings.max_steps, batch_size=settings.batch_size, train_seed=settings.seed,
+                         learning_rate=settings.learning_rate, overrides={'disable_tqdm': True})
+    distill(_newborn(name, task, kept, settings), TrainingSet(task['train'], kept, task['validation']),
+            output_dir=folder/'students'/name, config=config, monitor=Monitor(callbacks=[Steps()]))
 
 # %% ../../nbs/app/71_demo.ipynb #b6dd9ecb
 TEST_SETS: tuple[str, ...] = ('test', *OUT_OF_DISTRIBUTION)
@@ -151,7 +155,7 @@ def _result(evaluations: list[Evaluation], curated: Curated, settings: DemoSetti
 # %% ../../nbs/app/71_demo.ipynb #bef7c5b8
 def _write_report(folder: Path, evaluations: list[Evaluation], curated: Curated, task: Task, record: RunRecord) -> Path:
     "The page, with figures of accuracy, training and curation"
-    from cotkit.training.distill import read_history
+    from cotkit.training.trainer import read_history
     from cotkit.reporting.figures import accuracy_figure, curation_figure, curve_figure, html_report
     histories = {name: read_history(folder/'students'/name) for name in _formats()}
     figures = {

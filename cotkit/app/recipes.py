@@ -17,8 +17,8 @@ from ..data.core import CotkitError, atomic_write
 
 # %% auto #0
 __all__ = ['COMMANDS', 'STAGES', 'inner_dataclass', 'leaf_fields', 'leaf_values', 'Command', 'command', 'read_value', 'Place',
-           'close_match', 'read_settings', 'read_yaml', 'Job', 'Recipe', 'read_recipe', 'plan', 'content_hash',
-           'job_hash', 'run_job', 'run_recipe']
+           'close_match', 'read_settings', 'default_of', 'read_yaml', 'Job', 'Recipe', 'read_recipe', 'plan',
+           'content_hash', 'job_hash', 'run_job', 'run_recipe']
 
 # %% ../../nbs/app/72_recipes.ipynb #d0c101fc
 def inner_dataclass(
@@ -29,7 +29,7 @@ def inner_dataclass(
     kind = hints[f.name]
     return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
 
-
+# %% ../../nbs/app/72_recipes.ipynb #5c2f9bda
 def leaf_fields(
     kind: type,                       # a dataclass
 ) -> Iterator[dataclasses.Field]:     # those of dataclasses inside it in their place
@@ -195,7 +195,7 @@ def _make(kind: type, default: Any, given: Mapping[str, Any], place: Place) -> A
     "One dataclass object: given values over defaults"
     hints, values = typing.get_type_hints(kind, include_extras=True), {}
     for f in fields(kind):
-        inner, before = inner_dataclass(f, hints), _default(f, default)
+        inner, before = inner_dataclass(f, hints), default_of(f, default)
         if inner:
             values[f.name] = _make(inner, before, given, place)
         elif f.name in given:
@@ -218,8 +218,11 @@ def _value(name: str, given: Any, kind: Any, place: Place) -> Any:
     except ValueError as e:
         raise place.error(name, f'is {given!r}', f'It should be {e}.') from None
 
-
-def _default(f: dataclasses.Field, default: Any) -> Any:
+# %% ../../nbs/app/72_recipes.ipynb #f85b330d
+def default_of(
+    f: dataclasses.Field,  # a field of a dataclass
+    default: Any,          # an object of that dataclass, or `MISSING`
+) -> Any:                  # a value, or `MISSING`
     "The value of a field that nobody sets; `MISSING` if somebody must"
     if default is not MISSING: return getattr(default, f.name)
     if f.default is not dataclasses.MISSING: return f.default
@@ -266,7 +269,7 @@ def read_yaml(
 # %% ../../nbs/app/72_recipes.ipynb #31efd0ad
 STAGES: tuple[str, ...] = ('collect', 'curate', 'distill', 'specialize', 'evaluate', 'report')
 
-
+# %% ../../nbs/app/72_recipes.ipynb #9e3abea1
 @dataclass(frozen=True)
 class Job:
     "One run of a command within a recipe"
@@ -280,7 +283,7 @@ class Job:
         "How it is called"
         return f'{self.stage} {self.out.stem}' if self.stage in _LISTS else self.stage
 
-
+# %% ../../nbs/app/72_recipes.ipynb #e927a660
 _LISTS = ('distill', 'specialize', 'evaluate')
 
 # %% ../../nbs/app/72_recipes.ipynb #50d9aa35
@@ -375,7 +378,7 @@ def _jobs(stage: str, given: dict[str, Any], place: Place, folder: Path, before:
         wired = read | {'evaluations': made, 'out': folder/'report.html'}
     elif stage == 'evaluate' and students and not {'student', 'model'} & set(given):
         for job in students:
-            yield from _jobs(stage, {'student': job.out, 'name': job.out.name} | given, place,
+            yield from _jobs(stage, {'student': str(job.out), 'name': job.out.name} | given, place,
                              folder, [], None)
         return
     elif stage == 'evaluate':
@@ -429,10 +432,10 @@ def job_hash(
     text = json.dumps([job.stage, settings, contents], ensure_ascii=False)
     return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]
 
-
+# %% ../../nbs/app/72_recipes.ipynb #fe0d25c9
 def _stamp_file(job: Job) -> Path: return job.out.with_name(f'{job.out.name}.stamp')
 
-# %% ../../nbs/app/72_recipes.ipynb #a1b4177d
+
 def _read_stamp(job: Job) -> dict[str, Any]:
     "What is known about an output; empty if nothing is"
     try:
@@ -441,7 +444,7 @@ def _read_stamp(job: Job) -> dict[str, Any]:
         return {}
     return stamp if isinstance(stamp, dict) and job.out.exists() else {}
 
-
+# %% ../../nbs/app/72_recipes.ipynb #b7410d48
 def _write_stamp(job: Job, **stamp: Any) -> None:
     with atomic_write(_stamp_file(job)) as temporary:
         temporary.write_text(json.dumps(stamp, ensure_ascii=False) + '\n', encoding='utf-8')

@@ -170,20 +170,25 @@ def finish_run(
             'examples': config['examples'], 'max_steps': config['max_steps'], **results, **left}
 
 # %% ../../nbs/app/74_train_commands.ipynb #9f3c882a
-def _train_arguments(train: TrainConfig, student: Student, lesson: Lesson) -> dict[str, Any]:
-    "The settings of training as the trainer takes them"
+def _training(train: TrainConfig, student: Student, lesson: Lesson) -> tuple[Any, Any]:
+    "Data and settings as the trainer takes them"
+    from cotkit.training.config import TrainConfig
+    from cotkit.training.trainer import TrainingSet
     rate = train.learning_rate or (5e-5 if student.base else 2e-3)
-    return dict(validation=lesson.task.splits.get('validation', ()), seed=train.train_seed,
-                resume=train.resume, max_steps=train.max_steps, batch_size=train.batch_size,
-                learning_rate=rate, max_input=train.max_input, max_target=train.max_target)
+    validation = lesson.task.splits.get('validation', ())
+    data = TrainingSet(lesson.problems, lesson.rationales, validation, lesson.held_out)
+    return data, TrainConfig(**vars(replace(train, learning_rate=rate)))
 
 
-def _run_config(lesson: Lesson, examples: Sequence[Example], *configs: Any) -> dict[str, Any]:
+def _run_config(lesson: Lesson, out: Path, *configs: Any) -> dict[str, Any]:
     "What the record of a run says about its settings"
     values = {k: v for config in configs for k, v in leaf_values(config).items()}
     teachers = sorted({r.teacher for r in lesson.rationales if r.teacher})
     for name in ('rationales', 'format', 'resume', 'out'): values.pop(name, None)
-    counts = {'rationales': len(lesson.rationales), 'examples': len(examples)}
+    from cotkit.training.trainer import read_training
+    trained = read_training(out)
+    counts = {'rationales': len(lesson.rationales), 'examples': trained['examples'], 'dropped': trained['dropped']}
+    if not counts['dropped']: del counts['dropped']
     return values | counts | {'teacher': teachers}
 
 # %% ../../nbs/app/74_train_commands.ipynb #d133336e
@@ -203,12 +208,10 @@ def run_distill(
     from cotkit.training.distill import distill
     say_splits(lesson.task)
     made, stages = new_student(student, format, examples), Stages()
-    arguments = _train_arguments(train, made, lesson)
-    with stages('train'):
-        distill(made, lesson.problems, lesson.rationales, output_dir=files.out,
-                share_prefix=train.share_prefix, max_seconds=train.max_seconds, **arguments)
-    config = _run_config(lesson, examples, student, train) | {'recipe': 'distill'}
-    config['learning_rate'] = arguments['learning_rate']
+    training_set, config = _training(train, made, lesson)
+    with stages('train'): distill(made, training_set, output_dir=files.out, config=config)
+    rate = {'learning_rate': config.learning_rate}
+    config = _run_config(lesson, files.out, student, train) | {'recipe': 'distill'} | rate
     return finish_run(made, lesson, config, stages, {}, files.out)
 
 # %% ../../nbs/app/74_train_commands.ipynb #0823f8cd
@@ -308,18 +311,17 @@ def _specialize(lesson: Lesson, format: Format, examples: Sequence[Example],
                 out: Path) -> dict[str, Any]:
     "Load the teacher, train, write everything down"
     from cotkit.data.records import Stages
-    from cotkit.training.on_policy import OnPolicy
-    from cotkit.training.specialize import read_matching, specialize
-    teacher, stages, kd = _live_teacher(matching.teacher), Stages(), matching.kd
+    from cotkit.training.config import KDConfig, OnPolicyConfig
+    from cotkit.training.soft_targets import TeacherModel
+    from cotkit.training.specialize import Matching, read_matching, specialize
+    teacher, stages = _live_teacher(matching.teacher), Stages()
     student = _matched_student(config, format, examples, teacher, matching)
-    on_policy = None if matching.on_policy is None else OnPolicy(matching.on_policy)
-    arguments = _train_arguments(train, student, lesson)
+    on_policy = None if matching.on_policy is None else OnPolicyConfig(matching.on_policy)
+    compared = Matching(KDConfig(**vars(matching.kd)), teacher and TeacherModel(*teacher), on_policy)
+    training_set, training = _training(train, student, lesson)
     with stages('train'):
-        specialize(student, lesson.problems, lesson.rationales, output_dir=out, teacher=teacher,
-                   on_policy=on_policy, held_out=lesson.held_out, kd_weight=kd.kd_weight,
-                   divergence=kd.divergence, rest=kd.tail_mode,
-                   top=None if kd.top_k == 'all' else kd.top_k, **arguments)
-    settings = _run_config(lesson, examples, config, train, matching) | {'recipe': 'specialize'}
-    settings['learning_rate'] = arguments['learning_rate']
+        specialize(student, training_set, output_dir=out, matching=compared, config=training)
+    settings = _run_config(lesson, out, config, train, matching) | {'recipe': 'specialize'}
+    settings['learning_rate'] = training.learning_rate
     if matching.teacher: settings['teacher'] = [called(matching.teacher)]
     return finish_run(student, lesson, settings, stages, read_matching(out), out)
