@@ -22,11 +22,16 @@ _NAMES = {
     'teachers.collect': 'collect acollect',
     'teachers.batch': 'write_batch read_batch',
     'teachers.curate': 'curate majority_vote',
+    'training.config': 'EncodeConfig TrainConfig KDConfig OnPolicyConfig',
+    'training.losses': 'Loss CrossEntropy register_loss',
+    'training.trainer': 'train Monitor TrainingSet',
+    'training.soft_targets': 'SoftTargets FullVocabulary TeacherModel',
+    'training.on_policy': 'OnPolicy',
     'training.distill': 'distill',
-    'training.specialize': 'specialize',
+    'training.specialize': 'specialize Matching',
     'evaluation.strategies': 'SingleTurn Vote Likelihood',
     'evaluation.evaluate': 'evaluate compare compare_seeds summarise select_checkpoint',
-    'reporting.figures': 'html_report',
+    'reporting.html': 'html_report',
     'reporting.publish': 'publish',
 }
 _HOME = {name: f'cotkit.{module}' for module, names in _NAMES.items() for name in names.split()}

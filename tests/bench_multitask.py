@@ -11,9 +11,10 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer
 
-from cotkit.training.distill import DistillTrainer, training_arguments, training_rows
+from cotkit.data.formats import StepByStep, examples_from, gold_rationale
+from cotkit.training.config import TrainConfig
 from cotkit.training.encode import IGNORE_INDEX, Collator, encode
-from cotkit.data.formats import StepByStep, gold_rationale
+from cotkit.training.trainer import StudentTrainer, training_arguments
 from cotkit.models.students import StudentConfig, make_student
 from cotkit.data.word_problems import word_problems
 from measured import Measured, clock
@@ -60,19 +61,21 @@ def reference(load: Load, student, folder: str) -> Trainer:
     def halves(batch):
         padded = {task: collate([pair[task] for pair in batch]) for task in ('label', 'rationale')}
         return {task: {name: half[name] for name in ('input_ids', 'attention_mask', 'labels')} for task, half in padded.items()}
-    trainer = TwoForwards(student.model, arguments(load, folder, load.problems), halves, pairs)
+    trainer = TwoForwards(student.model, training_arguments(folder, settings(load, load.problems)), halves, pairs)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def ours(load: Load, student, folder: str, share_prefix: bool = False) -> DistillTrainer:
+def ours(load: Load, student, folder: str, share_prefix: bool = False) -> StudentTrainer:
     "The same problems in each step: a row holds one example, or with `share_prefix` both"
-    rows, _ = training_rows(student, load.texts, load.gold, (), share_prefix)
-    return DistillTrainer(student, arguments(load, folder, load.problems if share_prefix else 2*load.problems), rows)
+    examples = examples_from(student.format, load.texts, load.gold)
+    config = settings(load, load.problems if share_prefix else 2*load.problems, share_prefix)
+    return StudentTrainer(student, examples, output_dir=folder, config=config)
 
 
-def arguments(load: Load, folder: str, batch_size: int):
-    return training_arguments(folder, max_steps=load.steps, batch_size=batch_size, disable_tqdm=True, logging_steps=load.steps, save_strategy='no', use_cpu=True)
+def settings(load: Load, batch_size: int, share_prefix: bool = False) -> TrainConfig:
+    overrides = {'disable_tqdm': True, 'logging_steps': load.steps, 'save_strategy': 'no', 'use_cpu': True}
+    return TrainConfig(max_steps=load.steps, batch_size=batch_size, share_prefix=share_prefix, overrides=overrides)
 
 
 def seconds(make, load: Load, student, **settings) -> float:
@@ -107,7 +110,7 @@ def compare(measured: Measured, load: Load, arch: str, size: str, goal: float) -
     marker, fast = ('before', {}) if arch == 'seq2seq' else ('after', {'share_prefix': True})
     sides = {'two forward passes': (reference, {}), 'cotkit': (ours, {})} | ({'cotkit, share_prefix': (ours, fast)} if fast else {})
     student, taken = newborn(load, arch, size, marker), {name: [] for name in sides}
-    tokens = sum(training_rows(student, load.texts, load.gold, ())[0]['length'])
+    tokens = sum(encode(examples_from(student.format, load.texts, load.gold), student.tokenizer, arch)['length'])
     for _ in range(ROUNDS):
         for name, (make, settings) in sides.items(): taken[name].append(seconds(make, load, newborn(load, arch, size, marker), **settings))
     print(f'{arch}, {size}: {load.name} in a step; tokens are those of the separate examples, so the same work on each side')

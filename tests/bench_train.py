@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
-from cotkit.training.distill import DistillTrainer, student_logits, token_losses, training_arguments, training_rows
-from cotkit.training.encode import IGNORE_INDEX, Collator, LengthGroupedSampler
-from cotkit.data.formats import ZeroShotCoT, gold_rationale
+from cotkit.training.config import TrainConfig
+from cotkit.training.encode import IGNORE_INDEX, Collator, LengthGroupedSampler, encode
+from cotkit.training.losses import student_logits, token_losses
+from cotkit.training.trainer import Monitor, StudentTrainer
+from cotkit.data.formats import ZeroShotCoT, examples_from, gold_rationale
 from cotkit.models.students import make_student, parameter_count
 from cotkit.data.word_problems import word_problems
 from measured import Measured, clock
@@ -52,18 +54,19 @@ def bare_loop(student, rows) -> float:
 
 
 def trainer(student, rows) -> float:
-    "Seconds for the same steps through `DistillTrainer`"
+    "Seconds for the same steps through `StudentTrainer`"
     with tempfile.TemporaryDirectory() as folder:
-        args = training_arguments(folder, max_steps=STEPS, batch_size=BATCH, disable_tqdm=True, save_strategy='no')
+        config = TrainConfig(max_steps=STEPS, batch_size=BATCH, overrides={'disable_tqdm': True, 'save_strategy': 'no'})
         time_taken = clock()
-        DistillTrainer(student, args, rows, callbacks=[time_taken]).train()
+        StudentTrainer(student, rows, output_dir=folder, config=config, monitor=Monitor(callbacks=[time_taken])).train()
         return time_taken.seconds
 
 
 def main() -> None:
     torch.set_num_threads(1)
     problems = word_problems(3000, seed=0, steps=(2, 3), largest=20)
-    rows, _ = training_rows(newborn(problems), problems, [gold_rationale(p) for p in problems], ())
+    student, gold = newborn(problems), [gold_rationale(p) for p in problems]
+    rows = encode(examples_from(student.format, problems, gold), student.tokenizer, student.arch)
     order = list(LengthGroupedSampler(rows, BATCH, seed=0))[:STEPS*BATCH]
     tokens = sum(rows['length'][i] for i in order)
     limits, bare, ours = [], [], []
@@ -77,7 +80,7 @@ def main() -> None:
     measured.say('matrix products, one thread: the limit', limit, 'GFLOP/s')
     measured.say('bare loop, tiny, batch 8, by 6ND', work/bare, 'GFLOP/s', 'the limit', limit)
     measured.say('bare loop, tiny, batch 8', STEPS/bare, 'steps/s')
-    measured.say('DistillTrainer, tiny, batch 8', STEPS/ours, 'steps/s', 'bare loop', STEPS/bare)
+    measured.say('StudentTrainer, tiny, batch 8', STEPS/ours, 'steps/s', 'bare loop', STEPS/bare)
     measured.save()
 
 

@@ -11,7 +11,7 @@ import pytest
 from loopback import Loopback, Raw, Stall, Status, reply
 
 from cotkit.app.cli import COMMANDS, main
-from cotkit.data.core import Rationale, read_jsonl, write_jsonl
+from cotkit.data.core import Problem, Rationale, read_jsonl, write_jsonl
 from cotkit.data.records import RunRecord
 from cotkit.data.word_problems import word_problems
 
@@ -266,7 +266,7 @@ def bad_files(here, cotkit):
     Path('missing.jsonl').write_text('{"question": "1 + 1?", "answer": "2"}\n{"question": "1 + 2?"}\n')
     write_jsonl('plain.jsonl', [{'question': f'1 + {i}?', 'answer': f'{i + 1}'} for i in range(20)])
     write_jsonl('questions.jsonl', [{'question': f'1 + {i}?'} for i in range(20)])
-    write_jsonl('wrong.jsonl', [{'problem_id': 'plain-train-1', 'text': '1 + 0 = 2. The answer is 2.', 'answer': '2', 'correct': False}])
+    write_jsonl('wrong.jsonl', [{'problem_id': Problem('', '1 + 0?').id, 'text': '1 + 0 = 2. The answer is 2.', 'answer': '2', 'correct': False}])
     Path('empty').mkdir()
     Path('empty/train.jsonl').write_text('')
     write_jsonl('r.jsonl', [{'problem_id': RAW[0]['id'], 'text': 'The answer is 1.'}])
@@ -343,7 +343,7 @@ def test_the_split_is_said(cotkit):
 def test_what_stops_a_command(cotkit, monkeypatch, error, expected):
     "Ctrl-C names --resume where there are checkpoints; the system's own errors are one line; exit code 1"
     def stop(*given): raise error
-    monkeypatch.setattr('cotkit.app.train_commands.read_lesson', stop)
+    monkeypatch.setattr('cotkit.app.student_commands.read_lesson', stop)
     code, out, err = cotkit('distill --task data --out run')
     assert code == 1 and out == '' and re.fullmatch(expected, err)
 

@@ -6,12 +6,17 @@ import torch
 from transformers import TrainerCallback
 
 from cotkit.data.core import CotkitError, Example, Problem, Rationale
-from cotkit.training.distill import RECIPES, DistillTrainer, distill, last_checkpoint, read_history, student_logits, training_arguments
+from cotkit.training.config import EncodeConfig
+from cotkit.training.distill import RECIPES, distill
 from cotkit.training.encode import IGNORE_INDEX, Collator, encode
 from cotkit.data.formats import StepByStep, gold_rationale
 from cotkit.models.students import Size, Student, build_model
 from cotkit.models.tokenizers import train_tokenizer
 from cotkit.data.word_problems import word_problems
+from cotkit.training.losses import student_logits
+from cotkit.training.trainer import (Monitor, StudentTrainer, TrainingSet, last_checkpoint, read_history,
+                                     training_arguments)
+from train_settings import one_step, settings
 
 torch.set_num_threads(1)
 ARCHITECTURES = ('causal', 'seq2seq')
@@ -61,10 +66,8 @@ def test_gradients_equal_one_example_at_a_time(arch, batch_size, accumulation, t
     naive_loss(student, UNEVEN, student.format.objective_weights).backward()
     expected = gradients(student.model)
     student.model.zero_grad(set_to_none=True)
-    rows, seen = encode(UNEVEN, student.tokenizer, arch), FirstGradient()
-    args = training_arguments(tmp_path, max_steps=1, batch_size=batch_size, gradient_accumulation_steps=accumulation,
-                              max_grad_norm=0.0, save_strategy='no', disable_tqdm=True, use_cpu=True)
-    trainer = DistillTrainer(student, args, rows, callbacks=[seen])
+    seen, config = FirstGradient(), one_step(batch_size=batch_size, gradient_accumulation_steps=accumulation)
+    trainer = StudentTrainer(student, UNEVEN, output_dir=tmp_path, config=config, monitor=Monitor(callbacks=[seen]))
     trainer.train()
     assert (seen.gradient - expected).norm() <= 1e-5 * expected.norm()
     student = make_student(arch)
@@ -84,8 +87,7 @@ def test_an_encoder_decoder_reads_once_and_writes_each_task_as_wide_as_its_targe
 def test_an_encoder_reads_in_the_precision_that_was_asked_for(tmp_path):
     "It is called on its own, and `bf16` must hold there too"
     student = make_student('seq2seq')
-    args = training_arguments(tmp_path, max_steps=1, batch_size=9, bf16=True, save_strategy='no', disable_tqdm=True, use_cpu=True)
-    trainer, seen = DistillTrainer(student, args, encode(UNEVEN, student.tokenizer, 'seq2seq')), set()
+    trainer, seen = StudentTrainer(student, UNEVEN, output_dir=tmp_path, config=one_step(batch_size=9, bf16=True)), set()
     student.model.encoder.block[0].layer[0].SelfAttention.q.register_forward_hook(lambda module, given, out: seen.add(out.dtype))
     trainer.train()
     assert seen == {torch.bfloat16}
@@ -106,9 +108,10 @@ def test_filling_changes_nothing(arch):
 
 
 def run(folder, arch='causal', student=None, rationales=GOLD, validation=VALIDATION, **arguments):
-    student = student or make_student(arch)
-    settings = dict(max_steps=12, batch_size=4, logging_steps=1, save_steps=4, eval_steps=4, disable_tqdm=True, use_cpu=True)
-    return distill(student, PROBLEMS, rationales, validation, output_dir=folder, **settings | arguments)
+    monitor = Monitor(validate=arguments.pop('validate', None), callbacks=arguments.pop('callbacks', ()))
+    config = settings(**dict(max_steps=12, batch_size=4, logging_steps=1, save_steps=4, eval_steps=4, learning_rate=2e-3) | arguments)
+    data = TrainingSet(PROBLEMS, rationales, validation)
+    return distill(student or make_student(arch), data, output_dir=folder, config=config, monitor=monitor)
 
 
 class Stop(TrainerCallback):
@@ -189,10 +192,11 @@ def test_a_task_of_weight_zero_is_not_computed(tmp_path):
 
 def test_exact_match_is_that_of_greedy_decoding(tmp_path):
     student = make_student(format=RECIPES['label-only']())
-    rows = encode([e for p in PROBLEMS[:4] for e in student.format.examples(p)], student.tokenizer, 'causal')
+    examples = [e for p in PROBLEMS[:4] for e in student.format.examples(p)]
+    rows = encode(examples, student.tokenizer, 'causal')
     run(tmp_path/'run', student=student, max_steps=60, logging_steps=10, save_steps=60, learning_rate=2e-2)
-    args = training_arguments(tmp_path/'other', disable_tqdm=True, use_cpu=True)
-    measured = DistillTrainer(student, args, rows, rows).evaluate()['eval_label_exact']
+    trainer = StudentTrainer(student, examples, output_dir=tmp_path/'other', config=settings(), monitor=Monitor(examples))
+    measured = trainer.evaluate()['eval_label_exact']
     hits = 0
     for row in rows:
         read = row['input_ids'][:row['labels'].count(IGNORE_INDEX)]
@@ -251,11 +255,10 @@ def test_a_shared_prefix_gives_the_gradients_of_separate_rows(kind, batch_size, 
     expected_loss.backward()
     expected = gradients(student.model)
     student.model.zero_grad(set_to_none=True)
-    rows, seen = encode(MANY, student.tokenizer, 'causal', share_prefix=True), FirstGradient()
+    rows, seen = encode(MANY, student.tokenizer, 'causal', EncodeConfig(share_prefix=True)), FirstGradient()
     assert len(rows) == 5 and len({row['length'] for row in rows}) > 1 and len(MANY) > 15
-    args = training_arguments(tmp_path, max_steps=1, batch_size=batch_size, gradient_accumulation_steps=accumulation,
-                              max_grad_norm=0.0, save_strategy='no', disable_tqdm=True, use_cpu=True)
-    trainer = DistillTrainer(student, args, rows, callbacks=[seen])
+    config = one_step(batch_size=batch_size, gradient_accumulation_steps=accumulation, share_prefix=True)
+    trainer = StudentTrainer(student, MANY, output_dir=tmp_path, config=config, monitor=Monitor(callbacks=[seen]))
     trainer.train()
     assert (seen.gradient - expected).norm() <= 1e-5 * expected.norm()
     assert trainer.state.log_history[0]['loss'] == pytest.approx(expected_loss.item(), rel=1e-5)
@@ -263,16 +266,16 @@ def test_a_shared_prefix_gives_the_gradients_of_separate_rows(kind, batch_size, 
 
 def test_a_model_that_cannot_share_is_refused(tmp_path):
     from transformers import BloomConfig, BloomForCausalLM
-    args, student = training_arguments(tmp_path, disable_tqdm=True, use_cpu=True), shared_student('eager')
-    rows = encode(MANY, student.tokenizer, 'causal', share_prefix=True)
+    student = shared_student('eager')
+    def refuse(match):
+        with pytest.raises(CotkitError, match=match): StudentTrainer(student, MANY, output_dir=tmp_path, config=settings(share_prefix=True))
     student.model.config.sliding_window = 8
-    with pytest.raises(CotkitError, match='looks back 8 tokens'): DistillTrainer(student, args, rows)
+    refuse('looks back 8 tokens')
     del student.model.config.sliding_window
     without_mask = lambda module, args, kwargs: (args, kwargs | {'attention_mask': None})
-    with student.model.model.register_forward_pre_hook(without_mask, with_kwargs=True), pytest.raises(CotkitError, match='does not follow the mask'):
-        DistillTrainer(student, args, rows)
+    with student.model.model.register_forward_pre_hook(without_mask, with_kwargs=True): refuse('does not follow the mask')
     student.model = BloomForCausalLM(BloomConfig(vocab_size=len(student.tokenizer), hidden_size=16, n_layer=1, n_head=2))
-    with pytest.raises(CotkitError, match='no position numbers'): DistillTrainer(student, args, rows)
+    refuse('no position numbers')
     with pytest.raises(CotkitError, match='share_prefix'): run(tmp_path/'t5', 'seq2seq', share_prefix=True)
 
 
@@ -287,11 +290,11 @@ def test_the_context_is_counted_by_example_not_by_row(tmp_path):
 
 def test_a_run_with_a_shared_prefix_resumes_exactly(tmp_path):
     def student(): return make_student(format=AFTER)
-    settings = dict(gradient_accumulation_steps=2, share_prefix=True)
-    whole = run(tmp_path/'whole', student=student(), **settings)
-    with pytest.raises(KeyboardInterrupt): run(tmp_path/'cut', student=student(), callbacks=[Stop(9)], **settings)
+    packed = dict(gradient_accumulation_steps=2, share_prefix=True)
+    whole = run(tmp_path/'whole', student=student(), **packed)
+    with pytest.raises(KeyboardInterrupt): run(tmp_path/'cut', student=student(), callbacks=[Stop(9)], **packed)
     with pytest.raises(CotkitError, match='training rows'): run(tmp_path/'cut', student=student(), resume=True, gradient_accumulation_steps=2)
-    resumed = run(tmp_path/'cut', student=student(), resume=True, **settings)
+    resumed = run(tmp_path/'cut', student=student(), resume=True, **packed)
     assert read_history(tmp_path/'cut') == read_history(tmp_path/'whole')
     assert {'label_loss', 'rationale_loss', 'eval_label_exact'} <= read_history(tmp_path/'cut')[-1].keys()
     for a, b in zip(whole.model.parameters(), resumed.model.parameters()): assert torch.equal(a, b)
@@ -314,21 +317,17 @@ def finished(tmp_path_factory):
 
 @pytest.mark.parametrize('arguments, field', [
     (dict(learning_rate=1e-4), 'learning_rate'), (dict(rationales=GOLD[:-1]), 'training rows'), (dict(validation=VALIDATION[:-1]), 'validation rows'),
-    (dict(batch_size=3), 'rows of a step'), (dict(student=make_student(format=StepByStep(alpha=0.4))), 'task weights'), (dict(seed=5), 'seed')])
+    (dict(batch_size=3), 'rows of a step'), (dict(student=make_student(format=StepByStep(alpha=0.4))), 'objective weights'), (dict(train_seed=5), 'seed'), (dict(data_seed=5), 'data_seed')])
 def test_resuming_with_other_data_or_settings_is_refused(finished, arguments, field):
-    arguments = dict(max_steps=4, save_steps=2) | arguments
-    seed = arguments.pop('seed', 0)
-    with pytest.raises(CotkitError, match=f'field "{field}"'): distill_again(finished, seed, **arguments)
+    with pytest.raises(CotkitError, match=f'field "{field}"'): distill_again(finished, **arguments)
 
 
-def distill_again(folder, seed=0, student=None, rationales=GOLD, validation=VALIDATION, **arguments):
-    settings = dict(batch_size=4, logging_steps=1, eval_steps=4, disable_tqdm=True, use_cpu=True)
-    return distill(student or make_student(), PROBLEMS, rationales, validation, output_dir=folder, resume=True, seed=seed, **settings | arguments)
+def distill_again(folder, **arguments): return run(folder, resume=True, **dict(max_steps=4, save_steps=2) | arguments)
 
 
 def test_resuming_a_finished_run_trains_nothing(finished):
     before = read_history(finished)
-    student = distill_again(finished, max_steps=4, save_steps=2)
+    student = distill_again(finished)
     assert read_history(finished) == before
     for a, b in zip(student.model.parameters(), Student.load(finished/'student').model.parameters()): assert torch.equal(a, b)
 
@@ -343,7 +342,7 @@ def test_broken_folders_are_errors(finished, tmp_path):
     for break_it in (lambda c: (c/'optimizer.pt').write_bytes(b'x'), lambda c: (c/'model.safetensors').unlink(), lambda c: (c/'cotkit_run.json').write_text('{')):
         broken = shutil.copytree(finished, tmp_path/'broken', dirs_exist_ok=True)
         break_it(last_checkpoint(broken))
-        with pytest.raises(CotkitError, match='Delete this checkpoint'): distill_again(broken, max_steps=4, save_steps=2)
+        with pytest.raises(CotkitError, match='Delete this checkpoint'): distill_again(broken)
         shutil.rmtree(broken)
 
 
@@ -351,13 +350,13 @@ def test_a_half_written_checkpoint_is_passed_over(finished, tmp_path):
     half = shutil.copytree(finished, tmp_path/'half')
     (last_checkpoint(half)/'cotkit_run.json').unlink()
     assert last_checkpoint(half).name == 'checkpoint-2'
-    distill_again(half, max_steps=4, save_steps=2)
+    distill_again(half)
     assert read_history(half) == read_history(finished)
 
 
 def test_bad_arguments_are_refused_by_name(tmp_path):
-    with pytest.raises(CotkitError, match='learning_rates'): training_arguments(tmp_path, learning_rates=1)
-    with pytest.raises(CotkitError, match='logging_steps'): training_arguments(tmp_path, save_steps=15, logging_steps=10)
+    with pytest.raises(CotkitError, match='learning_rates'): training_arguments(tmp_path, settings(learning_rates=1))
+    with pytest.raises(CotkitError, match='logging_steps'): training_arguments(tmp_path, settings(save_steps=15, logging_steps=10))
     with pytest.raises(CotkitError, match='no examples'): run(tmp_path/'run', student=make_student(format=RECIPES['chain-of-thought']()), rationales=[])
     with pytest.raises(CotkitError, match='room for'):
         student = make_student()

@@ -8,7 +8,8 @@ from datasets import Dataset
 from hypothesis import given, settings, strategies as st
 
 from cotkit.data.core import CotkitError, Example
-from cotkit.training.encode import IGNORE_INDEX, Collator, LengthGroupedSampler, segment_mask, encode, task_names
+from cotkit.training.config import EncodeConfig
+from cotkit.training.encode import IGNORE_INDEX, Collator, LengthGroupedSampler, segment_mask, encode, objective_names
 from cotkit.models.tokenizers import train_tokenizer
 
 TEXT = 'Ann has 3 apples. She buys 4 bags with 2 apples each. The answer is 11. predict: explain:'
@@ -30,7 +31,7 @@ def test_causal_rows_are_input_then_marked_target_and_end(given_examples):
         assert row['labels'] == [IGNORE_INDEX] * len(read) + row['input_ids'][len(read):]
         assert row['input_ids'][-1] == tokenizer.eos_token_id
         assert row['length'] == len(row['input_ids'])
-        assert rows.features['task'].names[row['task']] == example.objective
+        assert rows.features['objective'].names[row['objective']] == example.objective
 
 
 @settings(max_examples=60, deadline=None)
@@ -54,9 +55,9 @@ def test_special_tokens_in_a_text_are_text():
 def test_what_is_too_long_is_dropped_whole_and_counted(arch):
     long_input, long_target, fine = Example('a b ' * 50, '1', 'label', 'p1'), Example('a', 'b c ' * 50, 'label', 'p2'), Example('a', '1', 'label', 'p3')
     with pytest.warns(UserWarning, match=r"2 of 3 examples .* dropped; the first is about problem 'p1'"):
-        rows = encode([long_input, long_target, fine], TOKENIZERS[arch], arch, max_input=20, max_target=20)
+        rows = encode([long_input, long_target, fine], TOKENIZERS[arch], arch, EncodeConfig(20, 20))
     assert rows['example'][:] == [2]
-    with pytest.raises(CotkitError, match='all 1 examples'): encode([long_target], TOKENIZERS[arch], arch, max_target=20)
+    with pytest.raises(CotkitError, match='all 1 examples'): encode([long_target], TOKENIZERS[arch], arch, EncodeConfig(max_target=20))
 
 
 def test_limits_are_inclusive_and_silent_where_nothing_is_dropped():
@@ -65,15 +66,15 @@ def test_limits_are_inclusive_and_silent_where_nothing_is_dropped():
     marked = sum(label != IGNORE_INDEX for label in row['labels'])
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        assert len(encode([example], TOKENIZERS['causal'], 'causal', max_input=row['length'] - marked, max_target=marked)) == 1
+        assert len(encode([example], TOKENIZERS['causal'], 'causal', EncodeConfig(row['length'] - marked, marked))) == 1
 
 
 def test_bad_input_is_refused_by_name():
     tokenizer = TOKENIZERS['causal']
     with pytest.raises(CotkitError, match='no examples'): encode([], tokenizer, 'causal')
     with pytest.raises(CotkitError, match='arch'): encode([Example('a', 'b')], tokenizer, 'rnn')
-    with pytest.raises(CotkitError, match='is empty'): encode([Example('', 'b', problem_id='p')], tokenizer, 'causal')
-    with pytest.raises(CotkitError, match="task 'rationale'"): encode([Example('a', 'b', 'rationale')], tokenizer, 'causal', tasks=['label'])
+    with pytest.raises(CotkitError, match='has no input'): encode([Example('', 'b', problem_id='p')], tokenizer, 'causal')
+    with pytest.raises(CotkitError, match="objective 'rationale'"): encode([Example('a', 'b', 'rationale')], tokenizer, 'causal', objectives=['label'])
     endless = train_tokenizer([TEXT] * 5, vocab_size=320)
     endless.eos_token = None
     with pytest.raises(CotkitError, match='end-of-sequence'): encode([Example('a', 'b')], endless, 'causal')
@@ -92,12 +93,12 @@ def test_a_batch_is_its_rows_filled_on_the_right(given_examples, arch, multiple)
         assert batch['input_ids'][i].tolist() == row['input_ids'] + [tokenizer.pad_token_id] * (batch['input_ids'].shape[1] - size)
         assert batch['attention_mask'][i].tolist() == [1] * size + [0] * (batch['input_ids'].shape[1] - size)
         assert batch['labels'][i].tolist() == row['labels'] + [IGNORE_INDEX] * (batch['labels'].shape[1] - marks)
-    assert batch['task'].tolist() == [row['task'] for row in rows]
+    assert batch['objective'].tolist() == [row['objective'] for row in rows]
 
 
 def lengths_table(n, tasks=1, seed=0):
     random = np.random.default_rng(seed)
-    return Dataset.from_dict({'length': random.integers(5, 200, n), 'task': random.integers(0, tasks, n)})
+    return Dataset.from_dict({'length': random.integers(5, 200, n), 'objective': random.integers(0, tasks, n)})
 
 
 @settings(max_examples=40, deadline=None)
@@ -121,8 +122,8 @@ def test_batches_are_of_one_length_and_mixed_over_time():
 
 
 def test_tasks_share_batches():
-    table = Dataset.from_dict({'length': [10] * 400 + [100] * 400, 'task': [0] * 400 + [1] * 400})
-    tasks = np.array(table['task'][:])[list(LengthGroupedSampler(table, 8))].reshape(-1, 8)
+    table = Dataset.from_dict({'length': [10] * 400 + [100] * 400, 'objective': [0] * 400 + [1] * 400})
+    tasks = np.array(table['objective'][:])[list(LengthGroupedSampler(table, 8))].reshape(-1, 8)
     assert (tasks.mean(1) > 0).mean() > 0.95 and (tasks.mean(1) < 1).mean() > 0.95
 
 
@@ -138,16 +139,16 @@ alike = st.lists(st.builds(lambda a, b, t, task, p: Example(f'{a} {b}', t, task,
 def test_shared_rows_are_the_same_examples(given_examples):
     "Each branch, with the prefix before it, is the row that it would have had alone; a branch never begins with a marked token"
     tokenizer = TOKENIZERS['causal']
-    alone, shared = encode(given_examples, tokenizer, 'causal'), encode(given_examples, tokenizer, 'causal', share_prefix=True)
+    alone, shared = encode(given_examples, tokenizer, 'causal'), encode(given_examples, tokenizer, 'causal', EncodeConfig(share_prefix=True))
     assert sorted(i for row in shared for i in row['example']) == list(range(len(given_examples)))
-    assert sum(shared['length']) <= sum(alone['length']) and task_names(shared) == task_names(alone)
+    assert sum(shared['length']) <= sum(alone['length']) and objective_names(shared) == objective_names(alone)
     for row in shared:
         assert len({given_examples[i].problem_id for i in row['example']}) == 1 and row['length'] == len(row['input_ids']) == len(row['labels'])
-        ends, prefix = [*row['branch'][1:], row['length']], row['branch'][0]
-        for i, begin, end, task in zip(row['example'], row['branch'], ends, row['task'], strict=True):
+        ends, prefix = [*row['segment'][1:], row['length']], row['segment'][0]
+        for i, begin, end, task in zip(row['example'], row['segment'], ends, row['objective'], strict=True):
             assert row['input_ids'][:prefix] + row['input_ids'][begin:end] == alone[i]['input_ids']
             assert row['labels'][:prefix] + row['labels'][begin:end] == alone[i]['labels']
-            assert row['labels'][begin] == IGNORE_INDEX and task == alone[i]['task']
+            assert row['labels'][begin] == IGNORE_INDEX and task == alone[i]['objective']
             assert len(row['example']) == 1 or 2 * prefix >= alone[i]['labels'].count(IGNORE_INDEX)
 
 
@@ -155,39 +156,39 @@ def test_shared_rows_are_the_same_examples(given_examples):
 @given(alike, st.sampled_from([1, 8]))
 def test_a_batch_of_shared_rows_token_by_token(given_examples, multiple):
     tokenizer = TOKENIZERS['causal']
-    rows = list(encode(given_examples, tokenizer, 'causal', share_prefix=True))
+    rows = list(encode(given_examples, tokenizer, 'causal', EncodeConfig(share_prefix=True)))
     batch = Collator(tokenizer, 'causal', multiple)(rows)
-    mask = segment_mask(batch['branch'])
+    mask = segment_mask(batch['segment'])
     size = batch['input_ids'].shape[1]
-    assert mask.shape == (len(rows), 1, size, size) and mask.any(-1).all() and all(batch[name].shape == batch['input_ids'].shape for name in ('branch', 'task', 'position_ids'))
+    assert mask.shape == (len(rows), 1, size, size) and mask.any(-1).all() and all(batch[name].shape == batch['input_ids'].shape for name in ('segment', 'objective', 'position_ids'))
     for i, row in enumerate(rows):
-        begins = [*row['branch'], row['length']]
-        of = [0] * begins[0] + [k + 1 for k in range(len(row['branch'])) for _ in range(begins[k], begins[k + 1])]
+        begins = [*row['segment'], row['length']]
+        of = [0] * begins[0] + [k + 1 for k in range(len(row['segment'])) for _ in range(begins[k], begins[k + 1])]
         for a in range(row['length']):
             seen = [b for b in range(a + 1) if of[b] in (0, of[a])]
             assert mask[i, 0, a].nonzero().flatten().tolist() == seen
             assert batch['position_ids'][i, a] == len(seen) - 1
-            if of[a]: assert batch['task'][i, a] == row['task'][of[a] - 1]
+            if of[a]: assert batch['objective'][i, a] == row['objective'][of[a] - 1]
 
 
 def test_what_shares_little_and_what_grows_too_long_stays_apart():
     question = 'Ann has 3 apples. She buys 4 bags with 2 apples each.'
     many = [Example(question, f'{i} apples', 'rationale', 'p') for i in range(6)]
     tokenizer = TOKENIZERS['causal']
-    assert len(encode(many, tokenizer, 'causal', share_prefix=True)) == 1
-    assert len(encode([many[0], Example('Ann has 4 pears and no apples, and Ben is away', '4', 'label', 'p')], tokenizer, 'causal', share_prefix=True)) == 2
-    assert len(encode([many[0], Example(question, '1', 'label', 'q')], tokenizer, 'causal', share_prefix=True)) == 2
+    assert len(encode(many, tokenizer, 'causal', EncodeConfig(share_prefix=True))) == 1
+    assert len(encode([many[0], Example('Ann has 4 pears and no apples, and Ben is away', '4', 'label', 'p')], tokenizer, 'causal', EncodeConfig(share_prefix=True))) == 2
+    assert len(encode([many[0], Example(question, '1', 'label', 'q')], tokenizer, 'causal', EncodeConfig(share_prefix=True))) == 2
     longest = max(encode(many, tokenizer, 'causal')['length']) + 10
-    rows = encode(many, tokenizer, 'causal', share_prefix=True, max_input=longest - 8, max_target=8)
+    rows = encode(many, tokenizer, 'causal', EncodeConfig(longest - 8, 8, share_prefix=True))
     assert 1 < len(rows) < 6 and max(rows['length']) <= longest
 
 
 def test_an_encoder_decoder_does_not_share():
-    with pytest.raises(CotkitError, match='share_prefix'): encode([Example('a', 'b')], TOKENIZERS['seq2seq'], 'seq2seq', share_prefix=True)
+    with pytest.raises(CotkitError, match='share_prefix'): encode([Example('a', 'b')], TOKENIZERS['seq2seq'], 'seq2seq', EncodeConfig(share_prefix=True))
 
 
 def test_the_sampler_goes_by_the_length_of_the_whole_row():
-    rows = encode([Example('a b c d ' * 4 + str(i % 2), '1 ' * (i % 7 + 1) + '1', 'label', f'p{i // 2}') for i in range(120)], TOKENIZERS['causal'], 'causal', share_prefix=True)
+    rows = encode([Example('a b c d ' * 4 + str(i % 2), '1 ' * (i % 7 + 1) + '1', 'label', f'p{i // 2}') for i in range(120)], TOKENIZERS['causal'], 'causal', EncodeConfig(share_prefix=True))
     sampler = LengthGroupedSampler(rows, 4)
     assert sampler.lengths.tolist() == [len(row['input_ids']) for row in rows] and sorted(sampler) == list(range(len(rows)))
     lengths = sampler.lengths[list(sampler)[:len(rows) // 4 * 4]].reshape(-1, 4)

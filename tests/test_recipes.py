@@ -8,11 +8,14 @@ import torch
 from cotkit.data.answers import is_correct, same_answer
 from cotkit.data.core import CotkitError, Problem, Rationale
 from cotkit.teachers.curate import curate
-from cotkit.training.distill import distill, read_history, training_rows
+from cotkit.training.distill import distill
+from cotkit.training.encode import encode
+from cotkit.training.trainer import TrainingSet, read_history
+from train_settings import settings
 from cotkit.evaluation.evaluate import evaluate, score_outputs
 from cotkit.evaluation.strategies import SingleTurn
 from cotkit.models.generate import DecodingParams
-from cotkit.data.formats import AnswerOnly, FewShotAnswerOnly, FewShotCoT, StepByStep, ZeroShotCoT, answer_text, demonstrations, gold_rationale
+from cotkit.data.formats import AnswerOnly, FewShotAnswerOnly, FewShotCoT, StepByStep, ZeroShotCoT, answer_text, demonstrations, examples_from, gold_rationale
 from cotkit.models.students import Size, StudentConfig, make_student
 from cotkit.data.word_problems import word_problems
 from cotkit.data.addition import addition_problems
@@ -151,8 +154,8 @@ def test_one_path_trains_every_method_and_task(task, method, arch, problems, stu
     format = METHODS[method]
     student = students(task, format, arch)
     train, held_out = problems[task][:6], problems[task][6:7]
-    distill(student, train, rationales(problems[task]), held_out, output_dir=tmp_path/'run', max_steps=2, batch_size=4, eval_steps=2, save_strategy='no',
-            disable_tqdm=True, use_cpu=True)
+    distill(student, TrainingSet(train, rationales(problems[task]), held_out), output_dir=tmp_path/'run',
+            config=settings(max_steps=2, batch_size=4, eval_steps=2, save_strategy='no'))
     history = read_history(tmp_path/'run')
     assert len(history) == 2 and all(math.isfinite(v) for row in history for v in row.values())
     taught = {name for name, weight in format.objective_weights.items() if weight}
@@ -162,14 +165,17 @@ def test_one_path_trains_every_method_and_task(task, method, arch, problems, stu
     assert evaluation.accuracy.n == 1 and isinstance(evaluation.predictions[0].output, str)
 
 
+def rows_of(student, problems, about): return encode(examples_from(student.format, problems, about), student.tokenizer, student.arch)
+
+
 @pytest.mark.parametrize('arch', ARCHITECTURES)
 def test_the_rows_of_each_method(arch, problems, students):
     "How many label and rationale rows eight problems give, of whose rationales seven were kept"
     counts = {}
     for method, format in METHODS.items():
-        rows, _ = training_rows(students('svamp', format, arch), problems['svamp'], rationales(problems['svamp']), ())
-        names = rows.features['task'].names
-        counts[method] = {name: [names[t] for t in rows['task']].count(name) for name in names}
+        rows = rows_of(students('svamp', format, arch), problems['svamp'], rationales(problems['svamp']))
+        names = rows.features['objective'].names
+        counts[method] = {name: [names[t] for t in rows['objective']].count(name) for name in names}
     assert counts == {'gold labels': {'label': 8}, 'teacher labels': {'label': 7}, 'rationale and label': {'rationale': 7}, 'alpha 0': {'rationale': 7},
                       'alpha 0.3': {'label': 8, 'rationale': 7}, 'alpha 1': {'label': 8}, 'alpha 0.3, teacher labels': {'label': 7, 'rationale': 7}}
 
@@ -179,7 +185,7 @@ def test_fractions_of_the_data(share, problems, students):
     "Rationales about problems outside the fraction teach nothing"
     _, part = hash_split(problems['anli'], share, exact=True)
     assert len(part) == 8 * share
-    rows, _ = training_rows(students('anli', METHODS['alpha 0.3'], 'causal'), part, rationales(problems['anli']), ())
+    rows = rows_of(students('anli', METHODS['alpha 0.3'], 'causal'), part, rationales(problems['anli']))
     about = {r.problem_id for r in rationales(problems['anli'])} & {p.id for p in part}
     assert len(rows) == len(part) + len(about)
 
@@ -198,7 +204,7 @@ def test_unlabelled_problems_are_taught_by_the_teacher(method, unlabelled, stude
     student = students('anli', METHODS[method], 'causal')
     targets = [e.target for p in blank for e in student.format.examples(p, [r for r in about if r.problem_id == p.id])]
     assert all(targets) and not any(t.endswith('is .') for t in targets)
-    distill(student, blank, about, output_dir=tmp_path/'run', max_steps=2, batch_size=4, save_strategy='no', disable_tqdm=True, use_cpu=True)
+    distill(student, TrainingSet(blank, about), output_dir=tmp_path/'run', config=settings(max_steps=2, batch_size=4, save_strategy='no'))
     assert all(math.isfinite(row['loss']) for row in read_history(tmp_path/'run'))
 
 
@@ -223,5 +229,5 @@ def test_an_unknown_answer_is_never_taught(unlabelled, problems):
 def test_gold_and_unlabelled_problems_together(unlabelled, problems, students):
     "Half with gold labels, half without: the rationale task learns from all, the label task from the gold half"
     blank, about = unlabelled
-    rows, _ = training_rows(students('anli', StepByStep(0.3), 'seq2seq'), [*problems['anli'][:4], *blank[4:]], about, ())
-    assert [rows.features['task'].names[t] for t in rows['task']].count('label') == 4 and len(rows) == 4 + 7
+    rows = rows_of(students('anli', StepByStep(0.3), 'seq2seq'), [*problems['anli'][:4], *blank[4:]], about)
+    assert [rows.features['objective'].names[t] for t in rows['objective']].count('label') == 4 and len(rows) == 4 + 7

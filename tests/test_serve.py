@@ -7,6 +7,8 @@ from cotkit.teachers.collect import RequestLimits, collect
 from cotkit.data.core import Problem
 from cotkit.teachers.curate import curate
 from cotkit.training.distill import distill
+from cotkit.training.trainer import TrainingSet
+from train_settings import settings
 from cotkit.evaluation.evaluate import evaluate
 from cotkit.evaluation.strategies import SingleTurn
 from cotkit.models.generate import DecodingParams
@@ -33,7 +35,7 @@ def server(tmp_path_factory):
     known = problems(30)
     gold = [gold_rationale(p) for p in known]
     teacher = make_student('nano', ZeroShotCoT(), texts=[t for p, r in zip(known, gold) for e in ZeroShotCoT().examples(p, [r]) for t in (e.input, e.target)])
-    distill(teacher, known, gold, output_dir=tmp_path_factory.mktemp('taught'), max_steps=250, learning_rate=1e-2, disable_tqdm=True)
+    distill(teacher, TrainingSet(known, gold), output_dir=tmp_path_factory.mktemp('taught'), config=settings(max_steps=250, learning_rate=1e-2))
     teacher.tokenizer.chat_template = "{{ messages[-1]['content'] }}"
     teacher.save(folder)
     port = free_port()
@@ -65,7 +67,7 @@ def problems(n: int) -> list[Problem]:
 def test_collect_from_a_served_model(server, tmp_path, monkeypatch):
     model, url = server
     monkeypatch.setenv('OPENAI_BASE_URL', url)
-    with Store(tmp_path/'ledger.db') as store:
+    with Store(tmp_path/'store.sqlite') as store:
         first = collect(problems(6), ZeroShotCoT(), OpenAITeacher(model), store, SamplingParams(max_tokens=12), RequestLimits(3, progress=False))
         assert (first.sent, first.failed, len(first.rationales)) == (6, [], 6)
         assert all(r.text and 0 < r.tokens <= 12 for r in first.rationales) and first.tokens > 6
@@ -100,7 +102,7 @@ def test_the_main_job_with_a_served_teacher(server, tmp_path):
     about = {r.problem_id: [r] for r in curated.kept}
     texts = [t for p in items for e in StepByStep().examples(p, about.get(p.id, [])) for t in (e.input, e.target)]
     student = make_student(StudentConfig('nano', 'seq2seq'), StepByStep(), texts)
-    distill(student, items[:24], curated.kept, items[24:], output_dir=tmp_path/'run', max_steps=30, disable_tqdm=True)
+    distill(student, TrainingSet(items[:24], curated.kept, items[24:]), output_dir=tmp_path/'run', config=settings(max_steps=30))
     examined = evaluate(SingleTurn(Student.load(tmp_path/'run'/'student'), decoding=DecodingParams(8)), items[24:], 'student', 'validation')
     assert examined.accuracy.n == 6
     plain, tokenizer = (o.from_pretrained(tmp_path/'run'/'student') for o in (AutoModelForSeq2SeqLM, AutoTokenizer))

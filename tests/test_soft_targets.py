@@ -11,10 +11,15 @@ from cotkit.training.align import align, spans_from_offsets, target_spans, token
 from cotkit.data.core import CotkitError, Example, Problem, Rationale, TokenLogprob
 from cotkit.training.encode import IGNORE_INDEX, Collator, encode
 from cotkit.data.formats import AnswerOnly, StepByStep, ZeroShotCoT
-from cotkit.training.soft_targets import DIVERGENCES, RESTS, SoftCollator, TeacherTokens, topk_divergence, full_divergence, score, soft_targets
+from cotkit.training.config import Divergence, TailMode
+from cotkit.training.soft_targets import (SoftTargets, TeacherModel, TeacherTokens, full_divergence, soft_labels, teacher_logprobs,
+                                          topk_divergence)
 from cotkit.models.students import build_model
 from cotkit.models.tokenizers import tokenize_targets, train_tokenizer
 from tokenizers_of_kinds import RATIONALE, TEXTS, TOKENIZERS, WORDS, ours, quick, rows_of, texts
+
+
+DIVERGENCES, TAIL_MODES = Divergence.__args__, TailMode.__args__
 
 
 # -- the teacher's strings ------------------------------------------------------------------------------------------------------------
@@ -28,7 +33,7 @@ def tokens_of(strings): return [TokenLogprob(s, -0.5, ((s, -0.5),)) for s in str
     [' Ann', ' \ufffd\ufffd', '', ' 3', ''], ['So: ', 'Ann', ' 🧮', ' 3', '\n\n', 'Q:']], ids=range(8))
 def test_tokens_are_found_however_a_server_writes_them(strings):
     teacher = TeacherTokens.from_logprobs([tokens_of(strings)], ['Ann 🧮 3'])
-    assert not teacher.unplaced
+    assert not teacher.unaligned
     student = spans_from_offsets('Ann 🧮 3', [(0, 3), (3, 5), (5, 7)])
     groups = ours(align(teacher.spans, student))
     covering = [(t, s) for t, s, _ in groups if s]
@@ -71,7 +76,7 @@ def test_examples_find_the_rationale_they_are_made_of():
     for format, placed in ((ZeroShotCoT(), 2), (StepByStep(), 2), (AnswerOnly(), 0)):
         examples = format.examples(problem, rationales)
         teacher = TeacherTokens.from_rationales(examples, rationales)
-        assert sum(bool(n) for n in teacher.spans.lengths) == placed and not teacher.unplaced
+        assert sum(bool(n) for n in teacher.spans.lengths) == placed and not teacher.unaligned
         for row, example in enumerate(examples):
             if teacher.spans.lengths[row]: assert example.target.startswith(''.join(teacher.spans.pieces(row)).strip())
             if teacher.spans.lengths[row]: assert len(''.join(teacher.spans.pieces(row))) > len('3 + 8 = 11')
@@ -79,8 +84,8 @@ def test_examples_find_the_rationale_they_are_made_of():
 
 def test_tokens_of_another_text_give_no_targets():
     teacher = TeacherTokens.from_logprobs([tokens_of(['no', ' such']), tokens_of(['The', ' answer']), []], ['The answer', 'The answer', 'The answer'])
-    soft = soft_targets(teacher, TOKENIZERS['cotkit-large'])
-    assert soft.unplaced == (0,) and 'unplaced' in repr(soft)
+    soft = soft_labels(teacher, TOKENIZERS['cotkit-large'])
+    assert soft.unaligned == (0,) and 'unaligned' in repr(soft)
     assert [bool(soft.has_target[a:b].any()) for a, b in zip(soft.splits, soft.splits[1:])] == [False, True, False]
 
 
@@ -94,7 +99,7 @@ def test_strings_with_unreadable_parts_stand_where_the_tokens_stand(text, name):
     assume((spans.ends[:-1] == spans.starts[1:]).all())
     strings = [data[s + 1:e + 1].decode(errors='replace') for s, e in rows_of(spans)[0]]
     teacher = TeacherTokens.from_logprobs([tokens_of(strings)], [text])
-    if teacher.unplaced or not strings: return
+    if teacher.unaligned or not strings: return
     for (s, e), (a, b), string in zip(rows_of(spans)[0], rows_of(teacher.spans)[0], strings):
         if '\ufffd' not in string and string.strip() and (a, b) != (0, 0): assert (max(a, 0), b) == (max(s, 0), e) or text.strip() != text
         else: assert a <= e and b >= s
@@ -112,7 +117,7 @@ def random_logprobs(strings, vocabulary, seed, k=4):
     return rows
 
 
-@pytest.mark.parametrize('rest', RESTS)
+@pytest.mark.parametrize('rest', TAIL_MODES)
 @pytest.mark.parametrize('names', [('cotkit-large', 'cotkit'), ('cotkit', 'cotkit-large'), ('llama', 'cotkit-large'), ('cotkit-large', 'llama'), ('gpt2', 't5'), ('cotkit-large', 'sentencepiece'), ('sentencepiece', 'cotkit-large')])
 def test_soft_targets_are_the_naive_ones(names, rest):
     teacher_tokenizer, student_tokenizer = (TOKENIZERS[n] for n in names)
@@ -120,7 +125,7 @@ def test_soft_targets_are_the_naive_ones(names, rest):
     teacher_strings = [[(b' ' + t.encode())[s + 1:e + 1].decode() for s, e in row] for t, row in zip(texts, rows_of(target_spans(teacher_tokenizer, texts, end=False)))]
     vocabulary = [s for s in {teacher_tokenizer.decode([0, i])[len(teacher_tokenizer.decode([0])):] for i in range(len(teacher_tokenizer))} if '\ufffd' not in s and s]
     logprobs = [random_logprobs(strings, sorted(vocabulary), seed) for seed, strings in enumerate(teacher_strings)]
-    soft = soft_targets(TeacherTokens.from_logprobs(logprobs, texts), student_tokenizer, rest=rest)
+    soft = soft_labels(TeacherTokens.from_logprobs(logprobs, texts), student_tokenizer, tail_mode=rest)
     spelled = {}
     for i in range(len(student_tokenizer) - 1, -1, -1):
         token = student_tokenizer.convert_ids_to_tokens(i)
@@ -149,7 +154,7 @@ def test_upper_and_lower_case_add_up_for_a_student_in_lower_case():
     logprobs = [[TokenLogprob('The', math.log(.5), (('The', math.log(.5)), ('the', math.log(.25)), ('THE', math.log(.125)))),
                  TokenLogprob(' answer', math.log(.5), ((' answer', math.log(.5)), ('s', math.log(.2)), (' s', math.log(.1)), ('.', math.log(.1))))]]
     tokenizer = TOKENIZERS['bert']
-    soft = soft_targets(TeacherTokens.from_logprobs(logprobs, ['The answer']), tokenizer)
+    soft = soft_labels(TeacherTokens.from_logprobs(logprobs, ['The answer']), tokenizer)
     names = [{tokenizer.convert_ids_to_tokens(int(i)): round(float(p), 3) for i, p in zip(*row) if p} for row in zip(soft.ids, soft.probabilities)]
     assert names[0] == {'the': 0.875}
     assert names[1] == {'answer': 0.5, '##s': 0.2, 's': 0.1, '.': 0.1}
@@ -158,16 +163,16 @@ def test_upper_and_lower_case_add_up_for_a_student_in_lower_case():
 def test_special_tokens_are_text_to_a_student():
     logprobs = [[TokenLogprob('The', math.log(.5), (('</s>', math.log(.3)), ('<unk>', math.log(.1))))]]
     for name in ('cotkit-large', 'bert', 't5', 'llama'):
-        soft = soft_targets(TeacherTokens.from_logprobs(logprobs, ['The']), TOKENIZERS[name])
+        soft = soft_labels(TeacherTokens.from_logprobs(logprobs, ['The']), TOKENIZERS[name])
         assert not set(soft.ids[soft.probabilities > 0][:-1].tolist()) & {TOKENIZERS[name].unk_token_id}
         assert soft.ids[:-1][soft.probabilities[:-1] > 0].tolist().count(TOKENIZERS[name].eos_token_id) == 0
 
 
 def test_probabilities_above_one_are_scaled_and_nothing_is_negative():
     logprobs = [[TokenLogprob('The', 0.0, (('The', 0.0), (' answer', -0.1), ('.', -9999.0)))]]
-    soft = soft_targets(TeacherTokens.from_logprobs(logprobs, ['The']), TOKENIZERS['cotkit-large'])
+    soft = soft_labels(TeacherTokens.from_logprobs(logprobs, ['The']), TOKENIZERS['cotkit-large'])
     assert (soft.probabilities >= 0).all() and (soft.tail >= 0).all() and np.allclose(soft.probabilities.sum(1) + soft.tail, 1)
-    with pytest.raises(CotkitError, match='restrict'): soft_targets(TeacherTokens.from_logprobs(logprobs, ['The']), TOKENIZERS['cotkit'], rest='drop')
+    with pytest.raises(CotkitError, match='restrict'): soft_labels(TeacherTokens.from_logprobs(logprobs, ['The']), TOKENIZERS['cotkit'], tail_mode='drop')
 
 
 # -- the end --------------------------------------------------------------------------------------------------------------------------
@@ -179,8 +184,8 @@ def test_a_live_teacher_says_how_sure_it_is_of_the_end(names, arch):
     teacher_tokenizer, student_tokenizer = (TOKENIZERS[n] for n in names)
     model = build_model('nano', teacher_tokenizer, arch)
     written = ['The answer is 11.', RATIONALE]
-    scored = score(model, teacher_tokenizer, ['How many?', 'And now?'], written, arch, top=len(teacher_tokenizer))
-    soft = soft_targets(scored, student_tokenizer, arch)
+    scored = teacher_logprobs(TeacherModel(model, teacher_tokenizer, arch), ['How many?', 'And now?'], written, len(teacher_tokenizer))
+    soft = soft_labels(scored, student_tokenizer, arch)
     student = target_spans(student_tokenizer, written, arch)
     for row, asked in enumerate(['How many?', 'And now?']):
         read, [ids] = teacher_tokenizer(asked).input_ids, tokenize_targets(teacher_tokenizer, [written[row]], arch)
@@ -206,7 +211,7 @@ def doubtful(strings, end='</s>'):
 @pytest.mark.parametrize('arch', ['causal', 'seq2seq'])
 def test_a_listed_end_token_is_the_end(end, arch):
     tokenizer = TOKENIZERS['cotkit-large' if arch == 'causal' else 'cotkit-t5']
-    soft = soft_targets(TeacherTokens.from_logprobs([doubtful(['The', ' answer', end], end)], ['The answer']), tokenizer, arch)
+    soft = soft_labels(TeacherTokens.from_logprobs([doubtful(['The', ' answer', end], end)], ['The answer']), tokenizer, arch)
     assert soft.has_target[-1] and soft.ids[-1, 0] == tokenizer.eos_token_id
     assert soft.probabilities[-1].sum() == soft.probabilities[-1, 0] == pytest.approx(0.5) and soft.tail[-1] == pytest.approx(0.5)
     before = soft.ids[-2][soft.probabilities[-2] > 0].tolist()
@@ -222,7 +227,7 @@ def test_a_listed_end_token_is_the_end(end, arch):
     (['</s>'], ''), ([], 'The answer')], ids=range(7))
 def test_an_end_of_another_text_is_none(strings, target):
     teacher = TeacherTokens.from_logprobs([doubtful(strings, 'x')], [target])
-    assert teacher.ends.tolist() == [-1] and not soft_targets(teacher, TOKENIZERS['cotkit-large']).has_target[-1]
+    assert teacher.ends.tolist() == [-1] and not soft_labels(teacher, TOKENIZERS['cotkit-large']).has_target[-1]
 
 
 @quick
@@ -230,7 +235,7 @@ def test_an_end_of_another_text_is_none(strings, target):
 def test_ends_match_whatever_the_text(texts, one, other):
     spans = target_spans(TOKENIZERS[one], texts)
     teacher = TeacherTokens(spans, [b''] * len(TOKENIZERS[one]), spans.ids[:, None], np.full((len(spans.ids), 1), math.log(.5)), spans.splits[1:] - 1)
-    soft = soft_targets(teacher, TOKENIZERS[other])
+    soft = soft_labels(teacher, TOKENIZERS[other])
     last = soft.splits[1:] - 1
     assert soft.has_target[last].all() and np.allclose(soft.probabilities[last, 0], 0.5) and (soft.ids[last, 0] == TOKENIZERS[other].eos_token_id).all()
 
@@ -239,9 +244,10 @@ def test_ends_match_whatever_the_text(texts, one, other):
 def test_batches_carry_their_own_rows(arch, name):
     tokenizer, texts = TOKENIZERS[name], ['The answer is 11.', RATIONALE, 'Ann has 3 apples.']
     teacher = TeacherTokens.from_logprobs([random_logprobs(token_spans(TOKENIZERS['cotkit'], t).pieces(), WORDS, i) for i, t in enumerate(texts)], texts)
-    soft = soft_targets(teacher, tokenizer, arch)
+    soft = soft_labels(teacher, tokenizer, arch)
     rows = encode([Example('How many?', t) for t in texts], tokenizer, arch)
-    batch = SoftCollator(Collator(tokenizer, arch, multiple=8), soft)([rows[2], rows[0]])
+    pad, mixed = Collator(tokenizer, arch, multiple=8), [rows[2], rows[0]]
+    batch = SoftTargets(soft).collate(pad(mixed), mixed)
     for row, e in zip(range(2), (2, 0)):
         marked, part = batch['labels'][row] != IGNORE_INDEX, slice(soft.splits[e], soft.splits[e + 1])
         assert torch.equal(batch['indices'][row][marked], torch.from_numpy(soft.ids[part].astype(np.int64)))
@@ -250,8 +256,8 @@ def test_batches_carry_their_own_rows(arch, name):
         assert torch.equal(batch['has_target'][row][marked], torch.from_numpy(soft.has_target[part]))
         assert not batch['probabilities'][row][~marked].any() and not batch['has_target'][row][~marked].any()
     assert batch['indices'].dtype == torch.int64 and batch['indices'].shape[:2] == batch['labels'].shape == batch['tail'].shape
-    other = soft_targets(teacher, TOKENIZERS['llama'], arch)
-    with pytest.raises(CotkitError, match='not those of these labels'): SoftCollator(Collator(tokenizer, arch), other)([rows[0]])
+    other = soft_labels(teacher, TOKENIZERS['llama'], arch)
+    with pytest.raises(CotkitError, match='not those of these examples'): SoftTargets(other).collate(pad([rows[0]]), [rows[0]])
 
 
 # -- losses ---------------------------------------------------------------------------------------------------------------------------
@@ -281,7 +287,7 @@ def random_targets(seed, n=5, k=4, vocabulary=11, rest='tail'):
 
 
 @pytest.mark.parametrize('divergence', DIVERGENCES)
-@pytest.mark.parametrize('rest', RESTS)
+@pytest.mark.parametrize('rest', TAIL_MODES)
 def test_losses_and_gradients_are_the_naive_ones(divergence, rest):
     for seed in range(3):
         ids, p, tail = random_targets(seed, rest=rest)
@@ -369,7 +375,7 @@ def test_scores_are_those_of_one_text_at_a_time(arch):
     tokenizer = train_tokenizer(TEXTS, arch, vocab_size=300)
     model = build_model('nano', tokenizer, arch)
     inputs, targets = ['How many?', 'And how many apples are there?', 'Now?'], [RATIONALE, 'The answer is 11.', 'Ann']
-    scored = score(model, tokenizer, inputs, targets, arch, top=4, batch_size=2)
+    scored = teacher_logprobs(TeacherModel(model, tokenizer, arch), inputs, targets, 4, batch_size=2)
     assert scored.top.shape[1] == 5
     for i, (asked, written) in enumerate(zip(inputs, targets)):
         read, [ids] = tokenizer(asked).input_ids, tokenize_targets(tokenizer, [written], arch)
@@ -389,8 +395,8 @@ def test_with_one_tokenizer_and_all_tokens_listed_it_is_the_full_divergence():
     for model in (teacher, student):
         with torch.no_grad(): [p.mul_(3) for p in model.parameters()]
     asked, written = 'How many?', 'The answer is 11.'
-    scored = score(teacher, tokenizer, [asked], [written], top=len(tokenizer))
-    soft = soft_targets(scored, tokenizer, rest='renormalise')
+    scored = teacher_logprobs(TeacherModel(teacher, tokenizer), [asked], [written], len(tokenizer))
+    soft = soft_labels(scored, tokenizer, tail_mode='renormalise')
     assert soft.coverage == 1
     ids = tokenizer(asked).input_ids + tokenize_targets(tokenizer, [written])[0]
     with torch.no_grad(): ours, theirs = (m(torch.tensor([ids])).logits[0, -len(soft.ids) - 1:-1] for m in (student, teacher))

@@ -9,15 +9,19 @@ from hypothesis import given, settings, strategies as st
 from transformers import TrainerCallback
 
 from cotkit.data.core import CotkitError, Problem, Rationale, TokenLogprob
-from cotkit.training.distill import DistillTrainer, distill, read_history, student_logits, training_arguments
+from cotkit.training.config import KDConfig
+from cotkit.training.distill import distill
+from cotkit.training.losses import CrossEntropy, student_logits
+from cotkit.training.trainer import Monitor, StudentTrainer, TrainingSet, read_history
 from cotkit.training.encode import IGNORE_INDEX, Collator, encode
 from cotkit.data.formats import (FORMATS, AnswerOnly, FewShotAnswerOnly, FewShotCoT, Mixture, StepByStep, ZeroShotCoT, check_demonstrations, demonstrations,
                             format_from_dict, gold_rationale)
-from cotkit.training.soft_targets import score, soft_targets
+from cotkit.training.soft_targets import FullVocabulary, SoftTargets, TeacherModel, label_examples, soft_labels, teacher_logprobs
 from cotkit.models.students import Size, Student, build_model
 from cotkit.models.tokenizers import train_tokenizer
-from cotkit.training.specialize import MatchTrainer, read_matching, specialize, teacher_targets
+from cotkit.training.specialize import Matching, read_matching, specialize
 from cotkit.data.word_problems import word_problems
+from train_settings import one_step, settings as training
 
 torch.set_num_threads(1)
 ARCHITECTURES = ('causal', 'seq2seq')
@@ -41,18 +45,14 @@ def make_teacher(arch='causal'):
     tokenizer = train_tokenizer(TEXTS, arch, 420)
     model = build_model(Size(1, 16, 2), tokenizer, arch, 7).eval()
     with torch.no_grad(): model.get_output_embeddings().weight.mul_(20)
-    return model, tokenizer, arch
-
-
-def quick(folder, **overrides):
-    return training_arguments(folder, **dict(max_steps=1, max_grad_norm=0.0, save_strategy='no', disable_tqdm=True, use_cpu=True) | overrides)
+    return TeacherModel(model, tokenizer, arch)
 
 
 def data(student, teacher, n=6, rest='tail'):
     "Rows and soft targets, of answers as well as of chains"
     examples = [e for p, g in zip(PROBLEMS[:n], GOLD) for e in student.format.examples(p, [g])]
-    scored = score(teacher[0], teacher[1], [e.input for e in examples], [e.target for e in examples], teacher[2])
-    return encode(examples, student.tokenizer, student.arch), soft_targets(scored, student.tokenizer, student.arch, rest)
+    scored = teacher_logprobs(teacher, [e.input for e in examples], [e.target for e in examples])
+    return encode(examples, student.tokenizer, student.arch), soft_labels(scored, student.tokenizer, student.arch, rest)
 
 
 def dense(q, ids, probabilities, tail, divergence):
@@ -71,7 +71,7 @@ def dense(q, ids, probabilities, tail, divergence):
 
 def naive_loss(student, rows, targets, weight, divergence):
     "One example and one token at a time"
-    names, sums, counts = rows.features['task'].names, Counter(), Counter()
+    names, sums, counts = rows.features['objective'].names, Counter(), Counter()
     for row in rows:
         logits, labels = student_logits(student.model, Collator(student.tokenizer, student.arch)([row]), student.arch)
         at = targets.splits[row['example']]
@@ -79,7 +79,7 @@ def naive_loss(student, rows, targets, weight, divergence):
             loss = -q[label].log()
             if targets.has_target[at]:
                 loss = (1 - weight) * loss + weight * dense(q, targets.ids[at], targets.probabilities[at], targets.tail[at], divergence)
-            sums[row['task']], counts[row['task']], at = sums[row['task']] + loss, counts[row['task']] + 1, at + 1
+            sums[row['objective']], counts[row['objective']], at = sums[row['objective']] + loss, counts[row['objective']] + 1, at + 1
     return sum(student.format.objective_weights[names[t]] * sums[t] / counts[t] for t in counts)
 
 
@@ -101,9 +101,9 @@ def test_loss_and_gradients_equal_a_naive_dense_implementation(arch, divergence,
     precise = Student(copy.deepcopy(student.model).double(), student.tokenizer, student.format, arch)
     expected = naive_loss(precise, rows, targets, weight, divergence)
     expected.backward()
-    seen = FirstGradient()
-    args = quick(tmp_path, batch_size=batch_size, gradient_accumulation_steps=accumulation)
-    trainer = MatchTrainer(student, args, rows, targets, callbacks=[seen], kd_weight=weight, divergence=divergence)
+    seen, config = FirstGradient(), one_step(batch_size=batch_size, gradient_accumulation_steps=accumulation)
+    loss = SoftTargets(targets, KDConfig(weight, divergence))
+    trainer = StudentTrainer(student, rows, output_dir=tmp_path, loss=loss, config=config, monitor=Monitor(callbacks=[seen]))
     trainer.train()
     assert (seen.gradient - gradients(precise.model)).norm() <= 1e-5 * seen.gradient.norm()
     assert trainer.state.log_history[0]['loss'] == pytest.approx(expected.item(), rel=1e-5)
@@ -111,11 +111,11 @@ def test_loss_and_gradients_equal_a_naive_dense_implementation(arch, divergence,
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
 def test_a_weight_of_0_is_plain_distillation(arch, tmp_path):
-    settings = dict(max_steps=4, batch_size=3, gradient_accumulation_steps=2)
+    config = one_step(max_steps=4, batch_size=3, gradient_accumulation_steps=2)
     students = [make_student(arch) for _ in range(3)]
     rows, targets = data(students[0], make_teacher())
-    trainers = [DistillTrainer(students[0], quick(tmp_path, **settings), rows), MatchTrainer(students[1], quick(tmp_path, **settings), rows, targets, kd_weight=0.0),
-                MatchTrainer(students[2], quick(tmp_path, **settings), rows, targets)]
+    losses = CrossEntropy(), SoftTargets(targets, KDConfig(kd_weight=0.0)), SoftTargets(targets)
+    trainers = [StudentTrainer(s, rows, output_dir=tmp_path, loss=loss, config=config) for s, loss in zip(students, losses)]
     for trainer in trainers: trainer.train()
     plain, zero, one = (list(s.model.parameters()) for s in students)
     assert all(torch.equal(a, b) for a, b in zip(plain, zero)) and not all(torch.equal(a, b) for a, b in zip(plain, one))
@@ -131,35 +131,36 @@ def test_the_whole_vocabulary_between_equal_tokenizers(arch, divergence, weight,
     with torch.no_grad(): teacher.model.get_output_embeddings().weight.mul_(20)
     examples = [e for p, g in zip(PROBLEMS[:6], GOLD) for e in student.format.examples(p, [g])]
     rows = encode(examples, student.tokenizer, arch)
-    targets = teacher_targets(student, examples, (), (teacher.model, teacher.tokenizer, arch), top=None)
-    assert targets.has_target.sum() == sum(len([l for l in row['labels'] if l != IGNORE_INDEX]) for row in rows if examples[row['example']].objective == 'rationale')
-    precise, names, sums, counts = copy.deepcopy(student.model).double(), rows.features['task'].names, Counter(), Counter()
+    reasoned = sum(len([l for l in row['labels'] if l != IGNORE_INDEX]) for row in rows if examples[row['example']].objective == 'rationale')
+    supervised = sum(len([l for l in row['labels'] if l != IGNORE_INDEX]) for row in rows)
+    precise, names, sums, counts = copy.deepcopy(student.model).double(), rows.features['objective'].names, Counter(), Counter()
     judge = copy.deepcopy(teacher.model).double().eval()
     for row in rows:
         logits, labels = student_logits(precise, Collator(student.tokenizer, arch)([row]), arch)
         with torch.no_grad(): theirs, _ = student_logits(judge, Collator(student.tokenizer, arch)([row]), arch)
         p, q = theirs.softmax(-1)[labels != IGNORE_INDEX], logits.softmax(-1)[labels != IGNORE_INDEX]
         loss = -q.gather(1, labels[labels != IGNORE_INDEX][:, None]).log().sum()
-        if names[row['task']] == 'rationale':
+        if names[row['objective']] == 'rationale':
             apart = (p*(p/q).log()).sum() if divergence == 'forward' else (q*(q/p).log()).sum()
             loss = (1 - weight)*loss + weight*apart
-        sums[row['task']], counts[row['task']] = sums[row['task']] + loss, counts[row['task']] + len(q)
+        sums[row['objective']], counts[row['objective']] = sums[row['objective']] + loss, counts[row['objective']] + len(q)
     expected = sum(student.format.objective_weights[names[t]]*sums[t]/counts[t] for t in counts)
     expected.backward()
-    seen = FirstGradient()
-    trainer = MatchTrainer(student, quick(tmp_path, batch_size=5, gradient_accumulation_steps=3), rows, targets, callbacks=[seen], kd_weight=weight,
-                           divergence=divergence, whole=teacher.model)
+    seen, config = FirstGradient(), one_step(batch_size=5, gradient_accumulation_steps=3)
+    loss = FullVocabulary(TeacherModel(teacher.model, teacher.tokenizer, arch), KDConfig(weight, divergence))
+    trainer = StudentTrainer(student, rows, output_dir=tmp_path, loss=loss, config=config, monitor=Monitor(callbacks=[seen]))
     trainer.train()
     assert (seen.gradient - gradients(precise)).norm() <= 1e-5*seen.gradient.norm()
     assert trainer.state.log_history[0]['loss'] == pytest.approx(expected.item(), rel=1e-5)
+    assert trainer.state.log_history[0]['coverage'] == pytest.approx(reasoned/supervised)
 
 
 def test_the_whole_vocabulary_is_refused_between_others(tmp_path):
     for teacher in (make_teacher(), make_teacher('seq2seq'), None):
-        with pytest.raises(CotkitError) as e: specialize(make_student(), PROBLEMS, [stored(r) for r in GOLD], teacher=teacher, top=None, output_dir=tmp_path, **STEPS)
-        assert e.value.field == 'top'
+        with pytest.raises(CotkitError) as e: specialized(make_student(), tmp_path, [stored(r) for r in GOLD], teacher=teacher, top_k='all')
+        assert e.value.field == 'top_k'
     same = make_student(seed=5)
-    specialize(make_student(), PROBLEMS, GOLD, teacher=(same.model, same.tokenizer, 'causal'), top=None, output_dir=tmp_path, **STEPS)
+    specialized(make_student(), tmp_path, teacher=TeacherModel(same.model, same.tokenizer), top_k='all')
     assert all(math.isfinite(row['loss']) for row in read_history(tmp_path))
 
 
@@ -167,32 +168,40 @@ def test_the_whole_vocabulary_is_refused_between_others(tmp_path):
 def test_the_loss_falls_on_one_batch(arch, tmp_path):
     student = make_student(arch)
     rows, targets = data(student, make_teacher(), n=4)
-    trainer = MatchTrainer(student, quick(tmp_path, max_steps=30, batch_size=8, learning_rate=1e-2), rows, targets)
+    config = one_step(max_steps=30, batch_size=8, learning_rate=1e-2)
+    trainer = StudentTrainer(student, rows, output_dir=tmp_path, loss=SoftTargets(targets), config=config)
     trainer.train()
     losses = [row['loss'] for row in trainer.state.log_history if 'loss' in row]
     assert len(losses) == 30 and all(map(math.isfinite, losses)) and losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize('settings', [dict(kd_weight=1.5), dict(kd_weight=-0.1), dict(kd_weight=float('nan')), dict(divergence='sideways')])
-def test_settings_of_the_match_are_checked(settings, tmp_path):
-    student = make_student()
-    rows, targets = data(student, make_teacher(), n=1)
-    with pytest.raises(CotkitError) as e: MatchTrainer(student, quick(tmp_path), rows, targets, **settings)
+@pytest.mark.parametrize('settings', [dict(kd_weight=1.5), dict(kd_weight=-0.1), dict(kd_weight=float('nan')), dict(divergence='sideways'),
+                                      dict(tail_mode='drop'), dict(top_k=0), dict(top_k='most')])
+def test_settings_of_the_match_are_checked(settings):
+    with pytest.raises(CotkitError) as e: KDConfig(**settings)
     assert e.value.field in settings
 
 
 # The whole of it
 
-STEPS = dict(max_steps=5, batch_size=4, save_steps=2, logging_steps=1, eval_steps=2, disable_tqdm=True, use_cpu=True)
+STEPS = dict(max_steps=5, batch_size=4, save_steps=2, logging_steps=1, eval_steps=2, learning_rate=2e-3)
+
+
+def specialized(student, folder, rationales=GOLD, teacher=None, **named):
+    "`specialize` with flat keywords: of the data, of the comparison, of training"
+    def some(*names): return {name: named.pop(name) for name in names if name in named}
+    data = TrainingSet(PROBLEMS, rationales, **some('validation', 'held_out'))
+    matching, monitor = Matching(KDConfig(**some('kd_weight', 'divergence', 'top_k')), teacher), Monitor(**some('callbacks'))
+    return specialize(student, data, output_dir=folder, matching=matching, monitor=monitor, config=training(**STEPS | named))
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
 def test_specialize_with_a_live_teacher_of_other_tokens(arch, tmp_path):
     mixture = Mixture(FOUR, weights=(1, 2, 1, 2), eval_format=1, held_out=TEST)
-    student = specialize(make_student(arch, mixture), PROBLEMS, GOLD, VALIDATION, teacher=make_teacher(), held_out=TEST, output_dir=tmp_path, **STEPS)
+    student = specialized(make_student(arch, mixture), tmp_path, validation=VALIDATION, teacher=make_teacher(), held_out=TEST)
     history, matching = read_history(tmp_path), read_matching(tmp_path)
     assert len(history) == 5 and all(math.isfinite(row['loss']) for row in history) and 'eval_rationale_loss' in history[1]
-    assert 0.05 < matching['coverage'] < 0.95 and all(row['coverage'] < 1 for row in history)
+    assert 0.05 < matching['coverage'] < 0.95 and 0.1 < matching['kept_probability'] < 1 and all(row['coverage'] < 1 for row in history)
     saved = Student.load(tmp_path/'student')
     assert saved.format == mixture == student.format
     assert all(torch.equal(a, b) for a, b in zip(student.model.parameters(), saved.model.parameters()))
@@ -204,10 +213,10 @@ class BreakOff(TrainerCallback):
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one_and_another_match_is_refused(tmp_path):
-    def run(folder, **named): return specialize(make_student(), PROBLEMS, GOLD, VALIDATION, teacher=make_teacher(), output_dir=tmp_path/folder, **STEPS | named)
+    def run(folder, **named): return specialized(make_student(), tmp_path/folder, validation=VALIDATION, teacher=make_teacher(), **named)
     whole = run('whole')
     with pytest.raises(KeyboardInterrupt): run('broken', callbacks=[BreakOff()])
-    for other, field in ((dict(kd_weight=0.5), 'kd_weight'), (dict(divergence='reverse'), 'divergence'), (dict(top=2), 'soft targets')):
+    for other, field in ((dict(kd_weight=0.5), 'loss.kd_weight'), (dict(divergence='reverse'), 'loss.divergence'), (dict(top_k=2), 'loss.labels')):
         with pytest.raises(CotkitError) as e: run('broken', resume=True, **other)
         assert e.value.field == field
     with pytest.raises(CotkitError, match='resume=True'): run('broken')
@@ -224,28 +233,28 @@ def stored(rationale, doubt=0.6):
 
 
 def test_specialize_from_stored_logprobs(tmp_path):
-    specialize(make_student(), PROBLEMS, [stored(r) for r in GOLD], output_dir=tmp_path/'doubts', **STEPS)
+    specialized(make_student(), tmp_path/'doubts', [stored(r) for r in GOLD])
     assert 0.02 < read_matching(tmp_path/'doubts')['coverage'] < 0.9
-    with pytest.raises(CotkitError, match='no soft target'): specialize(make_student(), PROBLEMS, GOLD, output_dir=tmp_path/'none', **STEPS)
-    specialize(make_student(), PROBLEMS, GOLD, kd_weight=0, output_dir=tmp_path/'plain', **STEPS)
-    distill(make_student(), PROBLEMS, GOLD, output_dir=tmp_path/'distilled', **STEPS)
+    with pytest.raises(CotkitError, match='no soft target'): specialized(make_student(), tmp_path/'none')
+    specialized(make_student(), tmp_path/'plain', kd_weight=0)
+    distill(make_student(), TrainingSet(PROBLEMS, GOLD), output_dir=tmp_path/'distilled', config=training(**STEPS))
     assert read_matching(tmp_path/'plain')['coverage'] == 0
-    plain = [{k: v for k, v in row.items() if k != 'coverage'} for row in read_history(tmp_path/'plain')]
+    plain = [{k: v for k, v in row.items() if k not in ('coverage', 'kept_probability')} for row in read_history(tmp_path/'plain')]
     assert plain == read_history(tmp_path/'distilled') != read_history(tmp_path/'doubts')
     with pytest.raises(CotkitError, match='no matching'): read_matching(tmp_path/'distilled')
 
 
 def test_bare_answers_are_never_matched(tmp_path):
     with pytest.raises(CotkitError, match='no soft target'):
-        specialize(make_student(format=AnswerOnly()), PROBLEMS, GOLD, teacher=make_teacher(), output_dir=tmp_path, **STEPS)
+        specialized(make_student(format=AnswerOnly()), tmp_path, teacher=make_teacher())
 
 
 def test_test_items_have_no_way_in(tmp_path):
     renamed = Problem('other', PROBLEMS[5].question.upper(), PROBLEMS[5].answer)
-    with pytest.raises(CotkitError, match='trained on'): specialize(make_student(), PROBLEMS, GOLD, teacher=make_teacher(), held_out=[renamed], output_dir=tmp_path, **STEPS)
+    with pytest.raises(CotkitError, match='trained on'): specialized(make_student(), tmp_path, teacher=make_teacher(), held_out=[renamed])
     student = make_student(format=Mixture((FewShotCoT(demonstrations(TEST)),)))
     for named in (dict(held_out=TEST[3:4]), dict(validation=TEST[3:4])):
-        with pytest.raises(CotkitError, match='demonstration'): specialize(student, PROBLEMS, GOLD, teacher=make_teacher(), output_dir=tmp_path, **STEPS | named)
+        with pytest.raises(CotkitError, match='demonstration'): specialized(student, tmp_path, teacher=make_teacher(), **named)
     with pytest.raises(CotkitError, match='history.jsonl'): read_matching(tmp_path)
 
 

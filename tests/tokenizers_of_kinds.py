@@ -51,6 +51,15 @@ def t5():
     return fast(t)
 
 
+def white_space_split():
+    "Unigram whose words are split at white space before they are marked, as `transformers` builds T5's"
+    t = Tokenizer(models.Unigram())
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    t.decoder = decoders.Metaspace()
+    t.train_from_iterator(TEXTS, trainers.UnigramTrainer(vocab_size=90, special_tokens=SPECIAL, unk_token='<unk>', show_progress=False))
+    return fast(t)
+
+
 def llama():
     "BPE with byte fallback, no pre-tokenizer, a space put before the text by the normaliser"
     t = Tokenizer(models.BPE(byte_fallback=True, unk_token='<unk>', fuse_unk=True))
@@ -93,7 +102,7 @@ def sentencepiece():
     return fast(t)
 
 
-TOKENIZERS = {'sentencepiece': sentencepiece(), 'gpt2': gpt2(), 'nfc': byte_level_nfc(), 'bert': bert(), 'cased': bert(False), 't5': t5(), 'llama': llama(),
+TOKENIZERS = {'sentencepiece': sentencepiece(), 'gpt2': gpt2(), 'nfc': byte_level_nfc(), 'bert': bert(), 'cased': bert(False), 't5': t5(), 'white-space-split': white_space_split(), 'llama': llama(),
               'cotkit': train_tokenizer(TEXTS, vocab_size=320), 'cotkit-large': train_tokenizer([f' {t}' for t in TEXTS], vocab_size=600),
               'cotkit-t5': train_tokenizer(TEXTS, 'seq2seq', vocab_size=400)}
 HOSTILE = ['👩‍👩‍👧‍👦', 'e\u0301', 'q\u0323\u0307', '\u0301', 'שלום', 'مرحبا', '中文', '日本語', '\x00', '\r\n', '\t', '  ', '   ', ' ', '\n', 'ﬁ', '½', '㎏', '\u3000', '\xa0',

@@ -82,14 +82,18 @@ def _newborn(name: str, task: Task, kept: list[Rationale], settings: DemoSetting
 def _train(name: str, folder: Path, settings: DemoSettings, advance: Callable[[int], None]) -> None:
     "Train one student; `advance` hears of each step"
     from transformers import TrainerCallback
+    from cotkit.training.config import TrainConfig
     from cotkit.training.distill import distill
+    from cotkit.training.trainer import Monitor, TrainingSet
 
     class Steps(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs): advance(1)
 
     task, kept = _problems(settings), [Rationale.from_dict(o) for o in read_jsonl(folder/'curated.jsonl')]
-    distill(_newborn(name, task, kept, settings), task['train'], kept, task['validation'], output_dir=folder/'students'/name, seed=settings.seed,
-            max_steps=settings.max_steps, batch_size=settings.batch_size, learning_rate=settings.learning_rate, disable_tqdm=True, callbacks=[Steps()])
+    config = TrainConfig(max_steps=settings.max_steps, batch_size=settings.batch_size, train_seed=settings.seed,
+                         learning_rate=settings.learning_rate, overrides={'disable_tqdm': True})
+    distill(_newborn(name, task, kept, settings), TrainingSet(task['train'], kept, task['validation']),
+            output_dir=folder/'students'/name, config=config, monitor=Monitor(callbacks=[Steps()]))
 
 # %% ../../nbs/app/71_demo.ipynb #b6dd9ecb
 TEST_SETS: tuple[str, ...] = ('test', *OUT_OF_DISTRIBUTION)
@@ -151,16 +155,19 @@ def _result(evaluations: list[Evaluation], curated: Curated, settings: DemoSetti
 # %% ../../nbs/app/71_demo.ipynb #bef7c5b8
 def _write_report(folder: Path, evaluations: list[Evaluation], curated: Curated, task: Task, record: RunRecord) -> Path:
     "The page, with figures of accuracy, training and curation"
-    from cotkit.training.distill import read_history
-    from cotkit.reporting.figures import accuracy_figure, curation_figure, curve_figure, html_report
+    from cotkit.training.trainer import read_history
+    from cotkit.reporting.figures import accuracy_figure, curation_figure, curve_figure
+    from cotkit.reporting.html import Page, html_report
     histories = {name: read_history(folder/'students'/name) for name in _formats()}
     figures = {
         'Accuracy of each student on each set, with 95 % intervals': accuracy_figure(evaluations, teacher=curated.accuracy.value),
         'Training loss, in nats per target token': curve_figure(histories, y='loss', label='loss (nats per token)', logarithmic=True),
         'What the teacher wrote and what was kept': curation_figure(curated)}
     problems = [problem for split in task.splits.values() for problem in split]
-    return html_report(folder/'report.html', 'Who learned to reason?', record, evaluations, curated, problems, figures,
-                       'Three students of one size and one budget, taught by one teacher. They differ in what they were taught.')
+    intro = ('Three students of one size and one budget, taught by one teacher. '
+             'They differ in what they were taught.')
+    page = Page('Who learned to reason?', intro, figures)
+    return html_report(folder/'report.html', evaluations, curated, problems, record, page)
 
 # %% ../../nbs/app/71_demo.ipynb #17e63fea
 def run_demo(

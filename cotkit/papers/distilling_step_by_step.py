@@ -159,7 +159,9 @@ def run(
 ) -> RunRecord:               # a digit for each problem of validation and test
     "Teach one student and examine it"
     from cotkit.models.students import StudentConfig, make_student, parameter_count
-    from cotkit.training.distill import distill, read_history
+    from cotkit.training.config import TrainConfig
+    from cotkit.training.distill import distill
+    from cotkit.training.trainer import TrainingSet, read_history
     stages, rows = Stages(), cell.batch_size * (2 if cell.method == 'step-by-step' else 1)
     with stages('prepare'):
         task = study_task(cell)
@@ -168,10 +170,11 @@ def run(
         start = StudentConfig(cell.size, cell.arch, init_seed=cell.seed)
         student = make_student(start, method_format(cell), tokenizer_texts(cell))
     with stages('train'), tempfile.TemporaryDirectory() as folder:
-        distill(student, task['train'], rationales, output_dir=folder, seed=cell.seed,
-                max_steps=cell.max_steps, batch_size=rows, learning_rate=cell.learning_rate,
-                lr_scheduler_type=cell.lr_schedule, bf16=cell.bf16, disable_tqdm=True,
-                save_strategy='no')
+        overrides = {'lr_scheduler_type': cell.lr_schedule, 'bf16': cell.bf16,
+                     'disable_tqdm': True, 'save_strategy': 'no'}
+        config = TrainConfig(max_steps=cell.max_steps, batch_size=rows, train_seed=cell.seed,
+                             learning_rate=cell.learning_rate, overrides=overrides)
+        distill(student, TrainingSet(task['train'], rationales), output_dir=folder, config=config)
         losses = {k: v for k, v in read_history(folder)[-1].items() if k.endswith('loss')}
     with stages('evaluate'):
         splits = [split for split in task.splits if split != 'train']
