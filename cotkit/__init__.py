@@ -34,7 +34,7 @@ _NAMES = {
     'evaluation.metrics': 'Prediction register_metric',
     'evaluation.statistics': 'Estimate',
     'evaluation.evaluate': 'Evaluation evaluate compare compare_seeds summarise select_checkpoint',
-    'reporting.figures': 'html_report',
+    'reporting.html': 'html_report',
     'reporting.publish': 'publish',
 }
 _HOME = {name: f'cotkit.{module}' for module, names in _NAMES.items() for name in names.split()}
