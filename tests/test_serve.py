@@ -67,7 +67,7 @@ def problems(n: int) -> list[Problem]:
 def test_collect_from_a_served_model(server, tmp_path, monkeypatch):
     model, url = server
     monkeypatch.setenv('OPENAI_BASE_URL', url)
-    with Store(tmp_path/'ledger.db') as store:
+    with Store(tmp_path/'store.sqlite') as store:
         first = collect(problems(6), ZeroShotCoT(), OpenAITeacher(model), store, SamplingParams(max_tokens=12), RequestLimits(3, progress=False))
         assert (first.sent, first.failed, len(first.rationales)) == (6, [], 6)
         assert all(r.text and 0 < r.tokens <= 12 for r in first.rationales) and first.tokens > 6

@@ -196,16 +196,15 @@ class Collector:
 # %% ../../nbs/teachers/24_collect.ipynb #81e43f75
 async def _work(collector: Collector) -> None:
     "One worker: take one request after the other, until cancelled"
-    state, concurrency = collector.state, collector.concurrency
     while True:
         pending = await collector.queue.get()
-        await concurrency.enter()
+        await collector.concurrency.enter()
         try:
-            if not state.stopped: await collector.attempt(pending)
-        except Exception as e: state.abort(e)
+            if not collector.state.stopped: await collector.attempt(pending)
+        except Exception as e: collector.state.abort(e)
         finally:
-            concurrency.leave()
-            over = state.stopped and not concurrency.active
+            collector.concurrency.leave()
+            over = collector.state.stopped and not collector.concurrency.active
             if over or not collector.unfinished: collector.done.set()
 
 # %% ../../nbs/teachers/24_collect.ipynb #ffa2aae7
@@ -246,13 +245,13 @@ class Asked:
     request: Request   # what is sent
     key: str           # of the request, computed once
 
-    def rationale(self, completion: Completion) -> Rationale:
-        "The completion as what was written about this problem"
-        return Rationale(
-            self.problem.id, completion.text, sample=self.request.sample, request=self.key,
-            teacher=self.request.teacher, tokens=completion.completion_tokens,
-            logprobs=completion.logprobs, finish_reason=completion.finish_reason,
-            thinking=completion.thinking)
+# %% ../../nbs/teachers/24_collect.ipynb #315d31cb
+def _rationale(asked: Asked, completion: Completion) -> Rationale:
+    "The completion as what was written about this problem"
+    return Rationale(
+        asked.problem.id, completion.text, sample=asked.request.sample, request=asked.key,
+        teacher=asked.request.teacher, thinking=completion.thinking, logprobs=completion.logprobs,
+        tokens=completion.completion_tokens, finish_reason=completion.finish_reason)
 
 # %% ../../nbs/teachers/24_collect.ipynb #e780fd7b
 def requests_for(
@@ -281,7 +280,7 @@ def _collected(
         first = next(iter(failed.values()))
         useless = f'all {len(failed)} requests failed, the first with: {first}'
     return Collected(
-        rationales=[each.rationale(answers[each.key]) for each in asked if each.key in answers],
+        rationales=[_rationale(each, answers[each.key]) for each in asked if each.key in answers],
         sent=len(received), reused=len(known),
         failed=[tuple(reason) for *reason, _ in reasons],
         unanswered=[tuple(reason) for *reason, key in reasons if key in state.unanswered],
