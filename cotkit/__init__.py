@@ -31,7 +31,7 @@ _NAMES = {
     'training.specialize': 'specialize Matching',
     'evaluation.strategies': 'SingleTurn Vote Likelihood',
     'evaluation.evaluate': 'evaluate compare compare_seeds summarise select_checkpoint',
-    'reporting.figures': 'html_report',
+    'reporting.html': 'html_report',
     'reporting.publish': 'publish',
 }
 _HOME = {name: f'cotkit.{module}' for module, names in _NAMES.items() for name in names.split()}

@@ -252,10 +252,10 @@ class Likelihood:
 
     def logprobs(self, examples: Sequence[Example]) -> list[float]:
         "Log-probability of each target, normalised"
-        from cotkit.training.soft_targets import score
-        model, targets = self.model.model.eval(), [e.target for e in examples]
-        scored = score(model, self.model.tokenizer, [e.input for e in examples], targets,
-                                  self.model.arch, 1, self.batch_size)
+        from cotkit.training.soft_targets import TeacherModel, teacher_logprobs
+        model = TeacherModel(self.model.model, self.model.tokenizer, self.model.arch)
+        inputs, targets = [e.input for e in examples], [e.target for e in examples]
+        scored = teacher_logprobs(model, inputs, targets, 1, self.batch_size)
         splits = scored.spans.splits
         units = {'sum': [1] * len(targets), 'token': splits[1:] - splits[:-1],
                  'byte': [len(t.encode()) for t in targets]}[self.normalise]

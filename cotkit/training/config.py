@@ -18,7 +18,7 @@ def _check_least(config: Any, least: Mapping[str, float]) -> None:
     "Raise a `CotkitError` on a number below its least value; None is no number"
     for name, limit in least.items():
         value = getattr(config, name)
-        if value is not None and not value >= limit:
+        if value is not None and not limit <= value < float('inf'):
             raise CotkitError(f'is {value}', f'At least {limit}.', field=name)
 
 
