@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Callable, Iterable, Literal, Mapping, Sequence
 
 from ..data.answers import Accuracy, Answer, is_correct, same_answer
-from ..data.reading import MARKERS, cut_run_on
+from ..data.reading import cut_run_on, last_marker
 from ..data.core import (
     CotkitError, Problem, Rationale, Registry, Row, TokenLogprob, html_table, question_key)
 from ..data.formats import Format, split_reasoning
@@ -25,14 +25,13 @@ __all__ = ['Filter', 'FILTERS', 'register_filter', 'Keep', 'PRESETS', 'REASONS',
            'most_votes', 'majority_vote']
 
 # %% ../../nbs/teachers/26_curate.ipynb #2f6d4fe8
-_MARKER = re.compile('|'.join(map(re.escape, MARKERS)), re.IGNORECASE)
 _SENTENCE_END = re.compile(r'[.!?](?=\s|$)|(?=\n)|$')
 
 
 def _end_of_answer(text: str, answer: Answer | None) -> int:
     "Where the sentence that states the answer ends; the end of `text` if no marker led to it"
     if answer is None or not answer.strict: return len(text)
-    marker = list(_MARKER.finditer(text))[-1]
+    marker = last_marker(text)
     at = re.compile(re.escape(answer.raw), re.IGNORECASE).search(text, marker.end())
     return _SENTENCE_END.search(text, max(at.end() - 1, marker.end())).end() if at else len(text)
 
