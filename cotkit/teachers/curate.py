@@ -22,7 +22,7 @@ from .protocol import split_thinking
 __all__ = ['Filter', 'FILTERS', 'register_filter', 'Keep', 'PRESETS', 'REASONS', 'training_span', 'read_rationale', 'Reading',
            'empty', 'truncated', 'unparsed', 'unstated', 'wrong', 'no_gold_answer', 'NoReasoning', 'duplicate',
            'OverQuota', 'Contaminated', 'filter_to_dict', 'get_filter', 'Dropped', 'Curated', 'curate', 'Vote',
-           'majority_vote']
+           'most_votes', 'majority_vote']
 
 # %% ../../nbs/teachers/26_curate.ipynb #2f6d4fe8
 _SENTENCE_END = re.compile(r'[.!?](?=\s|$)|(?=\n)|$')
@@ -398,7 +398,10 @@ class Vote:
         return html_table([('samples', self.k), *rows])
 
 # %% ../../nbs/teachers/26_curate.ipynb #bbc41d2f
-def _most_votes(answers: Sequence[str], problem: Problem) -> str | None:
+def most_votes(
+    answers: Sequence[str],  # as read from several samples
+    problem: Problem,        # what they answer
+) -> str | None:             # None if there are none
     "The answer that agrees with the most others; the first of them in a tie"
     counts: dict[str, int] = {}
     for answer in answers:
@@ -422,7 +425,7 @@ def majority_vote(
             groups[r.problem_id].append(read_rationale(r, problem, format))
     if not groups: raise _nothing_about_them()
     groups = {name: sorted(group, key=lambda r: r.sample)[:k] for name, group in groups.items()}
-    answers = {name: _most_votes([r.answer for r in group if r.answer is not None], known[name])
+    answers = {name: most_votes([r.answer for r in group if r.answer is not None], known[name])
                for name, group in groups.items()}
     right = sum(is_correct(known[name], answer) for name, answer in answers.items())
     single = _accuracy(r for group in groups.values() for r in group)
