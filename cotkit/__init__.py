@@ -5,12 +5,13 @@ The main names can be taken from here, `from cotkit import distill`; each loads 
 __version__ = "0.1.0"
 
 _NAMES = {
-    'data.core': 'CotkitError Problem Request Completion Rationale Example',
+    'data.core': 'CotkitError Problem Request Completion Rationale Example Registry question_key',
     'data.answers': 'Accuracy is_correct',
     'data.reading': 'read_answer',
     'data.tasks': 'Task load_task task_names',
     'data.formats': 'Format AnswerOnly ZeroShotCoT FewShotCoT FewShotAnswerOnly StepByStep Mixture '
-                    'demonstrations gold_rationale get_format',
+                    'demonstrations gold_rationale get_format register_format format_from_dict '
+                    'examples_from',
     'data.records': 'RunRecord read_records',
     'models.students': 'Student make_student load_model',
     'models.generate': 'generate',
