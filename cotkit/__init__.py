@@ -5,15 +5,15 @@ The main names can be taken from here, `from cotkit import distill`; each loads 
 __version__ = "0.1.0"
 
 _NAMES = {
-    'data.core': 'CotkitError Problem Request Completion Rationale Example Registry question_key',
+    'data.core': 'CotkitError Problem Request Completion Rationale Example question_key',
     'data.answers': 'Accuracy is_correct',
     'data.reading': 'read_answer',
-    'data.tasks': 'Task load_task task_names',
+    'data.tasks': 'Task Columns load_task task_names register_task',
     'data.formats': 'Format AnswerOnly ZeroShotCoT FewShotCoT FewShotAnswerOnly StepByStep Mixture '
-                    'demonstrations gold_rationale get_format register_format format_from_dict '
-                    'examples_from',
+                    'register_format get_format demonstrations gold_rationale examples_from contaminated',
     'data.records': 'RunRecord read_records',
-    'models.students': 'Student make_student load_model',
+    'models.config': 'StudentConfig LoRA DecodingParams',
+    'models.students': 'Student make_student load_model with_lora',
     'models.generate': 'generate',
     'teachers.protocol': 'Teacher TeacherError SamplingParams OracleTeacher ReplayTeacher',
     'teachers.openai': 'OpenAITeacher EndpointConfig',
@@ -22,16 +22,18 @@ _NAMES = {
     'teachers.rate_limits': 'RequestLimits',
     'teachers.collect': 'collect acollect',
     'teachers.batch': 'write_batch read_batch',
-    'teachers.curate': 'curate majority_vote',
-    'training.config': 'EncodeConfig TrainConfig KDConfig OnPolicyConfig',
+    'teachers.curate': 'curate majority_vote register_filter',
+    'training.config': 'TrainConfig KDConfig OnPolicyConfig',
     'training.losses': 'Loss CrossEntropy register_loss',
     'training.trainer': 'train Monitor TrainingSet',
     'training.soft_targets': 'SoftTargets FullVocabulary TeacherModel',
     'training.on_policy': 'OnPolicy',
     'training.distill': 'distill',
     'training.specialize': 'specialize Matching',
-    'evaluation.strategies': 'SingleTurn Vote Likelihood',
-    'evaluation.evaluate': 'evaluate compare compare_seeds summarise select_checkpoint',
+    'evaluation.strategies': 'SingleTurn Vote Likelihood register_strategy',
+    'evaluation.metrics': 'Prediction register_metric',
+    'evaluation.statistics': 'Estimate',
+    'evaluation.evaluate': 'Evaluation evaluate compare compare_seeds summarise select_checkpoint',
     'reporting.html': 'html_report',
     'reporting.publish': 'publish',
 }
