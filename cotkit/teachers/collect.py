@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import asyncio, contextvars, threading, time, warnings
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Coroutine, Iterable, Mapping, Sequence
 
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..data.core import Completion, CotkitError, Problem, Rationale, Request, html_table
 from ..data.formats import Format
 from .rate_limits import AdaptiveConcurrency, Budget, RequestLimits, backoff_seconds
-from .store import Store
+from .store import Store, as_store
 from .protocol import (
     NoAnswerError, SamplingParams, Teacher, TeacherError, TeacherTimeout, check_answer)
 
@@ -97,12 +97,14 @@ class CollectState:
         self.received: dict[str, Completion] = {}
         self.failed: dict[str, str] = {}
         self.unanswered: set[str] = set()
-        self.tokens, self.failures_in_a_row = 0, 0
+        self.tokens = 0
+        self.failing: set[Request] = set()  # one request for each problem that failed in a row
         self.stopped, self.error = '', None  # why nothing is sent any more, and what will be raised
 
     def answered(self, key: str, completion: Completion) -> None:
         self.received[key] = completion
-        self.failures_in_a_row, self.last_answer = 0, self.clock()
+        self.failing.clear()
+        self.last_answer = self.clock()
 
     def abort(self, error: Exception) -> None:
         "Send nothing any more, and raise this when what is in flight has arrived"
@@ -128,9 +130,9 @@ class CollectState:
     def _give_up(self, pending: PendingRequest, error: TeacherError) -> None:
         self.failed[pending.key] = str(error)
         if isinstance(error, NoAnswerError): self.unanswered.add(pending.key)
-        self.failures_in_a_row += error.retryable or error.status is not None
-        if self.failures_in_a_row >= max(20, self.limits.max_concurrency):
-            problems = f'{self.failures_in_a_row} problems in a row failed'
+        if error.retryable or error.status: self.failing.add(replace(pending.request, sample=0))
+        if len(self.failing) >= max(20, self.limits.max_concurrency):
+            problems = f'{len(self.failing)} problems in a row failed'
             self.stopped = f'{problems}, the last one with: {error}'
 
 # %% ../../nbs/teachers/24_collect.ipynb #4f119191
@@ -307,7 +309,7 @@ async def acollect(
 ) -> Collected:                                   # rationales of all that was ever answered
     "Rationales for problems, each request sent once ever; a fatal error is raised at the end"
     asked = requests_for(list(problems), format, teacher, sampling)
-    with nullcontext(store) if isinstance(store, Store) else Store(store) as opened:
+    with as_store(store) as opened:
         requests = {each.key: each.request for each in asked}
         stored = {key: opened.get(request) for key, request in requests.items()}
         known = {key: completion for key, completion in stored.items() if completion is not None}

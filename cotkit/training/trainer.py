@@ -5,9 +5,8 @@
 # %% ../../nbs/training/32_trainer.ipynb #32a00004
 from __future__ import annotations
 
-import hashlib, inspect, json, logging, time, warnings
+import hashlib, inspect, json, time, warnings
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, Protocol, Sequence, Union
@@ -15,8 +14,8 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, Protocol, Sequenc
 # %% auto #0
 __all__ = ['TrainingData', 'MANIFEST', 'Monitor', 'TrainingSet', 'training_arguments', 'BatchSource', 'training_rows',
            'objective_weights', 'unpack_segments', 'check_segments', 'ProgressCallback', 'SetEpochCallback',
-           'StopAfter', 'row_scores', 'validation_metrics', 'StudentTrainer', 'run_settings', 'ManifestCallback',
-           'last_checkpoint', 'read_history', 'read_training', 'train']
+           'StopAfter', 'row_scores', 'validation_metrics', 'WholeTrainer', 'StudentTrainer', 'run_settings',
+           'ManifestCallback', 'last_checkpoint', 'read_history', 'read_training', 'train']
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00005
 import numpy as np
@@ -30,7 +29,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from ..data.core import CotkitError, Example, Problem, Rationale
 from ..data.core import atomic_write, read_jsonl, write_jsonl
-from ..models.students import Student, no_load_bars
+from ..models.students import Student, load_weights, no_load_bars
 from ..models.tokenizers import context_length
 from .config import EncodeConfig, TrainConfig
 from .encode import IGNORE_INDEX, Collator, LengthGroupedSampler, TokenBlocks
@@ -335,8 +334,26 @@ def validation_metrics(
         metrics['loss'] += weight * loss / supervised
     return metrics
 
+# %% ../../nbs/training/32_trainer.ipynb #e0a95190
+class WholeTrainer(Trainer):
+    "A `Trainer` that restores every weight of a checkpoint, when it resumes and for the best model"
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        model = self.model if model is None else model
+        if self._holds_whole_model(model): load_weights(model, resume_from_checkpoint)
+        else: super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._holds_whole_model(self.model): super()._load_best_model()
+        else: load_weights(self.model, self.state.best_model_checkpoint)
+
+    def _holds_whole_model(self, model: torch.nn.Module) -> bool:
+        "Neither adapters alone nor the shards of several devices"
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return not sharded and not hasattr(model, 'peft_config')
+
 # %% ../../nbs/training/32_trainer.ipynb #bbb838a1
-class StudentTrainer(Trainer):
+class StudentTrainer(WholeTrainer):
     "A `transformers.Trainer` whose loss is an object, counted by objective over whole optimizer steps"
 
     def __init__(self,
@@ -620,7 +637,7 @@ def _run(trainer: StudentTrainer, folder: Path, checkpoint: Path | None) -> Stud
         return student
     history.unlink(missing_ok=True)
     trainer.add_callback(ManifestCallback(student, settings))
-    with no_load_bars(), _no_tied_warning(): trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with no_load_bars(): trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     student.model.eval()
     if trainer.is_world_process_zero():
         student.save(folder/'student')
@@ -628,16 +645,6 @@ def _run(trainer: StudentTrainer, folder: Path, checkpoint: Path | None) -> Stud
         write_jsonl(history, _history(trainer.state))
     trainer.accelerator.wait_for_everyone()
     return student
-
-# %% ../../nbs/training/32_trainer.ipynb #d2faaf6c
-@contextmanager
-def _no_tied_warning() -> Iterator[None]:
-    "A checkpoint holds tied weights once; `Trainer` warns of the second as missing when it resumes"
-    logger = logging.getLogger('transformers.trainer')
-    def wanted(record): return 'missing keys' not in record.getMessage() or 'lm_head.weight' not in record.getMessage()
-    logger.addFilter(wanted)
-    try: yield
-    finally: logger.removeFilter(wanted)
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00032
 def train(
