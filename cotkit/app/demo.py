@@ -155,7 +155,7 @@ def _result(evaluations: list[Evaluation], curated: Curated, settings: DemoSetti
 # %% ../../nbs/app/71_demo.ipynb #bef7c5b8
 def _write_report(folder: Path, evaluations: list[Evaluation], curated: Curated, task: Task, record: RunRecord) -> Path:
     "The page, with figures of accuracy, training and curation"
-    from cotkit.training.trainer import read_history
+    from cotkit.training.checkpoints import read_history
     from cotkit.reporting.figures import accuracy_figure, curation_figure, curve_figure, html_report
     histories = {name: read_history(folder/'students'/name) for name in _formats()}
     figures = {

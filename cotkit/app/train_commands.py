@@ -185,7 +185,7 @@ def _run_config(lesson: Lesson, out: Path, *configs: Any) -> dict[str, Any]:
     values = {k: v for config in configs for k, v in leaf_values(config).items()}
     teachers = sorted({r.teacher for r in lesson.rationales if r.teacher})
     for name in ('rationales', 'format', 'resume', 'out'): values.pop(name, None)
-    from cotkit.training.trainer import read_training
+    from cotkit.training.checkpoints import read_training
     trained = read_training(out)
     counts = {'rationales': len(lesson.rationales), 'examples': trained['examples'], 'dropped': trained['dropped']}
     if not counts['dropped']: del counts['dropped']
@@ -312,7 +312,7 @@ def _specialize(lesson: Lesson, format: Format, examples: Sequence[Example],
     "Load the teacher, train, write everything down"
     from cotkit.data.records import Stages
     from cotkit.training.config import KDConfig, OnPolicyConfig
-    from cotkit.training.soft_targets import TeacherModel
+    from cotkit.training.teacher_tokens import TeacherModel
     from cotkit.training.specialize import Matching, read_matching, specialize
     teacher, stages = _live_teacher(matching.teacher), Stages()
     student = _matched_student(config, format, examples, teacher, matching)

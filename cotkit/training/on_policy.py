@@ -17,7 +17,8 @@ from ..models.students import Student
 from ..models.tokenizers import context_length, tokenize_inputs, tokenize_targets
 from .config import EncodeConfig, OnPolicyConfig
 from .encode import encode
-from .soft_targets import LABEL, TeacherModel
+from .soft_targets import LABEL
+from .teacher_tokens import TeacherModel
 from .trainer import StudentTrainer
 
 # %% auto #0

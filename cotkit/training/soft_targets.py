@@ -5,246 +5,28 @@
 # %% ../../nbs/training/34_soft_targets.ipynb #97a6deb9
 from __future__ import annotations
 
-import hashlib, re
+import hashlib
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 
-from ..data.core import CotkitError, Example, Rationale, TokenLogprob
-from ..data.formats import split_reasoning
+from ..data.core import CotkitError, Example, Rationale
 from ..models.students import Student
-from ..models.tokenizers import Arch, decoder_inputs, pad_rows, tokenize_inputs
+from ..models.tokenizers import Arch
+from .align import Alignment, Spans, Vocabulary, align, read_vocabulary, row_splits
+from .align import target_spans
 from .config import Divergence, KDConfig, TailMode
 from .encode import IGNORE_INDEX, objective_names
-from .losses import Loss, register_loss, student_logits, token_losses
-from .trainer import check_segments
-from .align import Alignment, Spans, Vocabulary, align, byte_level_bytes
-from .align import metaspace_bytes, read_vocabulary, row_splits, spans_from_offsets
-from .align import target_spans, utf8_sizes
+from .losses import Loss, check_segments, register_loss, student_logits, token_losses
+from .teacher_tokens import TeacherModel, TeacherTokens, teacher_logprobs
 
 if TYPE_CHECKING: from transformers import PreTrainedTokenizerFast
 
 # %% auto #0
-__all__ = ['LABEL', 'TeacherModel', 'TeacherTokens', 'teacher_logprobs', 'SurfaceEdit', 'SoftLabels', 'soft_labels',
-           'label_examples', 'topk_divergence', 'full_divergence', 'SoftTargets', 'FullVocabulary']
-
-# %% ../../nbs/training/34_soft_targets.ipynb #34a00003
-@dataclass(frozen=True, eq=False)
-class TeacherModel:
-    "A teacher in memory: a causal or encoder-decoder model and its tokenizer"
-    model: torch.nn.Module                # from `load_model`, or a student's
-    tokenizer: 'PreTrainedTokenizerFast'  # its tokenizer
-    arch: Arch = 'causal'                 # `causal` or `seq2seq`
-
-# %% ../../nbs/training/34_soft_targets.ipynb #25357ea0
-_ESCAPED = re.compile(r'bytes:((?:\\x[0-9a-fA-F]{2}|[ -~])*)')
-
-
-def _literal(token: str) -> bytes:
-    "A token string as it came; `bytes:` with its escapes is read as bytes"
-    found = _ESCAPED.fullmatch(token) if token.startswith('bytes:') and '\\x' in token else None
-    if not found: return token.encode(errors='replace')
-    return re.sub(rb'\\x([0-9a-fA-F]{2})', lambda m: bytes([int(m[1], 16)]), found[1].encode())
-
-
-_READINGS: tuple[Callable[[str], bytes], ...] = (_literal, metaspace_bytes, byte_level_bytes)
-
-
-_Places = Sequence[tuple[int, int]]
-
-# %% ../../nbs/training/34_soft_targets.ipynb #50cb6007
-def _common_length(a: bytes, b: bytes) -> int:
-    "How many bytes two texts have in common before they part"
-    n = min(len(a), len(b))
-    differ = np.frombuffer(a[:n], np.uint8) != np.frombuffer(b[:n], np.uint8)
-    return int(differ.argmax()) if differ.any() else n
-
-
-def _place(parts: Sequence[bytes], text: bytes) -> _Places | None:
-    "Where the parts stand: all if one contains the other, else up to where they differ"
-    reply = b''.join(parts)
-    core = reply.strip()
-    at, lead, size = 0, reply.find(text), len(text)
-    if lead < 0: at, lead, size = text.find(core), reply.find(core), len(core)
-    if at < 0: at, size = 0, _common_length(core, text)
-    if not core or not size: return None
-    low = at - (reply[:lead][-1:] == (b' ' + text)[at:at + 1])
-    begins = (row_splits([len(p) for p in parts]) + (at - lead)).tolist()
-    return [_clipped(part, begin, low, at + size) for part, begin in zip(parts, begins)]
-
-
-def _clipped(part: bytes, begin: int, low: int, high: int) -> tuple[int, int]:
-    "The span of a part within limits; empty if more than white space lies outside"
-    first, last = min(max(begin, low), high), min(max(begin + len(part), low), high)
-    outside = part[:first - begin] + part[last - begin:] if first < last else part
-    return (first, first) if outside.strip() else (first, last)
-
-# %% ../../nbs/training/34_soft_targets.ipynb #5ea872f4
-_UNREADABLE = '\ufffd'
-
-
-def _walk(
-    tokens: Sequence[str],
-    parts: Sequence[bytes],  # what they spell
-    text: bytes,
-    at: int = 1,             # where to begin; 0 is the place of a space before the text
-) -> _Places | None:
-    "Where partly unreadable tokens stand, as far as they follow the text; None if that is nowhere"
-    padded, places, i = b' ' + text, [], 0
-    while i < len(tokens):
-        if at == len(padded) or padded.startswith(parts[i], at):
-            places.append((at, at := min(at + len(parts[i]), len(padded))))
-            i += 1
-            continue
-        readable = (n for n in range(i, len(tokens)) if _UNREADABLE not in tokens[n])
-        run = next(readable, len(tokens))
-        after = next((parts[n] for n in range(run, len(tokens)) if parts[n]), None)
-        end = len(padded) if after is None else padded.find(after, at + 1)
-        if run == i or end < 0 or padded[at:end].isascii(): break
-        places += [(at, end)] * (run - i)
-        at, i = end, run
-    places += [(at, at)] * (len(tokens) - i)
-    return [(a - 1, b - 1) for a, b in places] if i else None
-
-# %% ../../nbs/training/34_soft_targets.ipynb #e3b30662
-@dataclass(frozen=True, eq=False)
-class TeacherTokens:
-    "Tokens of a teacher over some texts, with what else it would have said"
-    spans: Spans                   # where they stand
-    token_bytes: Sequence[bytes]   # what a token number spells; empty where that is unknown
-    top: np.ndarray                # (tokens, k) token numbers, the sampled one first
-    logprobs: np.ndarray           # (tokens, k) log-probabilities; −inf where there are fewer than k
-    ends: np.ndarray               # (rows,) the token that ends each text, −1 where it is not known
-    unaligned: tuple[int, ...] = ()# rows whose tokens do not spell the text: they give no targets
-
-    @classmethod
-    def from_logprobs(cls,
-        logprobs: Sequence[Sequence[TokenLogprob]],  # of each text; empty where there are none
-        texts: Iterable[str],                        # what a student is to write
-    ) -> TeacherTokens:
-        "From what a store holds: `Completion.logprobs` or `Rationale.logprobs`"
-        texts, _ = utf8_sizes(texts)
-        pairs = list(zip(logprobs, texts, strict=True))
-        readings = [_read_row([t.token for t in row], text) for row, text in pairs]
-        places = [[(0, 0)] * len(row) if found is None else found
-                  for row, (_, found) in zip(logprobs, readings)]
-        spans = spans_from_offsets(texts, places, unit='bytes')
-        token_bytes, top, values = _numbered(logprobs, [read for read, _ in readings])
-        unaligned = [i for i, (row, (_, found)) in enumerate(zip(logprobs, readings)) if row and found is None]
-        return cls(spans, token_bytes, top, values, _end_tokens(spans, logprobs), tuple(unaligned))
-
-    @classmethod
-    def from_rationales(cls,
-        examples: Sequence[Example],      # what a format made of the rationales
-        rationales: Iterable[Rationale],  # with the teacher's log-probabilities
-    ) -> TeacherTokens:
-        "For each example the tokens of the rationale that it begins with; none without reasoning"
-        about: dict[str, list[tuple[str, Rationale]]] = {}
-        for r in rationales: about.setdefault(r.problem_id, []).append((split_reasoning(r.text)[0], r))
-        def logprobs(example: Example) -> Sequence[TokenLogprob]:
-            found = (r.logprobs for text, r in about.get(example.problem_id, ())
-                     if text and r.logprobs and example.target.startswith(text))
-            return next(found, ())
-        return cls.from_logprobs([logprobs(e) for e in examples], [e.target for e in examples])
-
-# %% ../../nbs/training/34_soft_targets.ipynb #9f308b6d
-_Reading = tuple[Callable[[str], bytes], '_Places | None']
-
-
-def _read_row(tokens: Sequence[str], text: str) -> _Reading:
-    "How the tokens are to be read, and where they stand: the reading that reaches furthest"
-    data, best, furthest = text.encode(), (_literal, None), 0
-    for read in _READINGS:
-        parts = [read(t) for t in tokens]
-        unreadable = any(_UNREADABLE in t for t in tokens)
-        walks = (_walk(tokens, parts, data, at) for at in (1, 0)) if unreadable else ()
-        for place in (_place(parts, data), *walks):
-            end = max((b for a, b in place or () if a < b), default=0)
-            if end > furthest: best, furthest = (read, place), end
-        if furthest == len(data): break
-    return best
-
-# %% ../../nbs/training/34_soft_targets.ipynb #1ebf02fb
-def _numbered(
-    logprobs: Sequence[Sequence[TokenLogprob]],
-    readings: Sequence[Callable[[str], bytes]],  # of each row
-) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-    "What the tokens spell; each token's row of numbers and log-probabilities, the sampled one first"
-    numbers: dict[tuple[Callable, str], int] = {}
-    rows = [[(read, token.token, token.logprob),
-             *((read, t, value) for t, value in token.top if t != token.token)]
-            for row, read in zip(logprobs, readings) for token in row]
-    shape = len(rows), max(map(len, rows), default=1)
-    top, values = np.zeros(shape, np.int64), np.full(shape, -np.inf)
-    for i, row in enumerate(rows):
-        top[i, :len(row)] = [numbers.setdefault((read, t), len(numbers)) for read, t, _ in row]
-        values[i, :len(row)] = [value for *_, value in row]
-    return [b'' if _UNREADABLE in t else read(t) for read, t in numbers], top, values
-
-# %% ../../nbs/training/34_soft_targets.ipynb #da125dfc
-_END = re.compile(r'<[^<>\s]+>')
-
-
-def _end_tokens(spans: Spans, logprobs: Sequence[Sequence[TokenLogprob]]) -> np.ndarray:
-    "The token by which a teacher ended each text (rows,), −1 where it is not listed"
-    ends = np.full(len(spans), -1)
-    rows = zip(logprobs, spans.sizes.tolist(), spans.splits[1:].tolist())
-    for row, (tokens, size, after) in enumerate(rows):
-        if len(tokens) < 2 or not _END.fullmatch(tokens[-1].token): continue
-        before, at = after - 2, after - 1
-        if spans.starts[before] < spans.ends[before] == size == spans.starts[at]: ends[row] = at
-    return ends
-
-# %% ../../nbs/training/34_soft_targets.ipynb #553d5327
-_Ids = Sequence[Sequence[int]]
-
-
-def _target_logits(model: torch.nn.Module, inputs: _Ids, targets: _Ids, arch: Arch) -> Iterator[torch.Tensor]:
-    "For each row the logits that predict the target (target tokens, vocabulary)"
-    if arch == 'seq2seq':
-        (ids, mask), (labels, _) = pad_rows(inputs, 0), pad_rows(targets, 0)
-        ids, mask, labels = (o.to(model.device) for o in (ids, mask, labels))
-        decoder = decoder_inputs(model, labels)
-        output = model(input_ids=ids, attention_mask=mask, decoder_input_ids=decoder, use_cache=False)
-        for row, target in zip(output.logits, targets): yield row[:len(target)]
-        return
-    rows = pad_rows([[*a, *b] for a, b in zip(inputs, targets)], 0)
-    ids, mask = (o.to(model.device) for o in rows)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    for row, a, b in zip(logits, inputs, targets): yield row[len(a) - 1:len(a) + len(b) - 1]
-
-# %% ../../nbs/training/34_soft_targets.ipynb #8a5f7a02
-def _likeliest(logits: torch.Tensor, ids: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    "The target tokens and the likeliest others, with log-probabilities (tokens, top_k + 1)"
-    scores = logits.float().log_softmax(-1)
-    own = torch.from_numpy(ids).to(scores.device)[:, None]
-    others = scores.scatter(1, own, -torch.inf).topk(min(top_k, scores.shape[1] - 1))
-    values = torch.cat([scores.gather(1, own), others.values], 1)
-    return torch.cat([own, others.indices], 1).cpu().numpy(), values.double().cpu().numpy()
-
-
-@torch.no_grad()
-def teacher_logprobs(
-    teacher: TeacherModel,   # put into evaluation mode
-    inputs: Sequence[str],   # prompts; none of them empty
-    targets: Sequence[str],  # what was written after them
-    top_k: int = 5,          # likely tokens to keep beside the target's own
-    batch_size: int = 16,    # texts in a forward pass
-) -> TeacherTokens:          # the teacher's tokens of the targets, each with its end
-    "How likely a teacher finds each token of what was written, and what else it would have said"
-    if not targets: raise CotkitError('there is nothing to score', 'Give at least one target.')
-    tokenizer, model, arch = teacher.tokenizer, teacher.model.eval(), teacher.arch
-    spans = target_spans(tokenizer, targets, arch)
-    prompts, rows = tokenize_inputs(tokenizer, inputs, arch), []
-    ids = np.split(spans.ids, spans.splits[1:-1])
-    for i in range(0, len(ids), batch_size):
-        part = slice(i, i + batch_size)
-        logits = _target_logits(model, prompts[part], [o.tolist() for o in ids[part]], arch)
-        rows += [_likeliest(row, target, top_k) for row, target in zip(logits, ids[part])]
-    top, values = map(np.concatenate, zip(*rows))
-    return TeacherTokens(spans, read_vocabulary(tokenizer).token_bytes, top, values, spans.splits[1:] - 1)
+__all__ = ['LABEL', 'SurfaceEdit', 'SoftLabels', 'soft_labels', 'label_examples', 'topk_divergence', 'full_divergence',
+           'SoftTargets', 'FullVocabulary']
 
 # %% ../../nbs/training/34_soft_targets.ipynb #3c523fa0
 @dataclass(frozen=True)
@@ -263,7 +45,7 @@ class SurfaceEdit:
         core = surface.removeprefix(self.drop).removesuffix(self.drop_end)
         return self.add + core + self.add_end
 
-
+# %% ../../nbs/training/34_soft_targets.ipynb #34a00022
 def _edit(text: bytes, teacher: tuple[int, int], student: tuple[int, int], spaces: tuple[bytes, bytes]) -> SurfaceEdit:
     "`text` has a space before it, so that places begin at −1; `spaces` that no text stands for come first"
     (a, b), (c, d), (drop, add) = teacher, student, spaces
@@ -286,7 +68,7 @@ def _unwritten_space(spans: Spans, tokens: np.ndarray, spells_space: np.ndarray)
     at = row_splits(spans.sizes + 2)[rows] + spans.starts[tokens] + 1
     return spells_space & (line[at] != ord(' '))
 
-
+# %% ../../nbs/training/34_soft_targets.ipynb #34a00023
 def _edits(aligned: Alignment, matches: _Matches, spaces: np.ndarray, words: bool) -> tuple[np.ndarray, list[SurfaceEdit]]:
     "For each match the number of its edit, and the edits; `spaces` (2, matches) are not in the text"
     (t, s), teacher, student = matches, aligned.teacher, aligned.student
@@ -543,7 +325,7 @@ def _check_any(found: bool, kd: KDConfig) -> None:
         raise CotkitError('there is no soft target to match',
                           'Collect with top_logprobs, pass a teacher model, or set kd_weight=0.')
 
-
+# %% ../../nbs/training/34_soft_targets.ipynb #34a00024
 @register_loss('soft_targets')
 class SoftTargets(_TeacherLoss):
     "A divergence from the teacher's likeliest tokens where they match the student's, else cross-entropy"

@@ -17,8 +17,10 @@ from .config import KDConfig, OnPolicyConfig, TrainConfig
 from .distill import training_examples
 from .losses import Loss
 from .on_policy import OnPolicy
-from .soft_targets import FullVocabulary, SoftTargets, TeacherModel, label_examples
-from .trainer import Monitor, TrainingSet, read_history, train
+from .soft_targets import FullVocabulary, SoftTargets, label_examples
+from .teacher_tokens import TeacherModel
+from .checkpoints import read_history
+from .trainer import Monitor, TrainingSet, train
 
 # %% auto #0
 __all__ = ['Matching', 'matching_loss', 'specialize', 'read_matching']
