@@ -25,6 +25,7 @@ _NAMES = {
     'training.config': 'EncodeConfig TrainConfig KDConfig OnPolicyConfig',
     'training.losses': 'Loss CrossEntropy register_loss',
     'training.checkpoints': 'read_history read_training',
+    'training.checkpoints': 'read_history read_training',
     'training.trainer': 'train Monitor TrainingSet',
     'training.teacher_tokens': 'TeacherModel',
     'training.soft_targets': 'SoftTargets FullVocabulary',
@@ -33,7 +34,7 @@ _NAMES = {
     'training.specialize': 'specialize Matching',
     'evaluation.strategies': 'SingleTurn Vote Likelihood',
     'evaluation.evaluate': 'evaluate compare compare_seeds summarise select_checkpoint',
-    'reporting.figures': 'html_report',
+    'reporting.html': 'html_report',
     'reporting.publish': 'publish',
 }
 _HOME = {name: f'cotkit.{module}' for module, names in _NAMES.items() for name in names.split()}

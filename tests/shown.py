@@ -1,4 +1,5 @@
 "What a reader of a notebook sees, as text that a test can look into"
+import html
 import json
 import re
 from pathlib import Path
@@ -9,4 +10,5 @@ def shown_text(notebook: Path, prose: bool = False) -> str:
     cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
     parts = [''.join(o['data'].get('text/html', o['data'].get('text/plain', ''))) for c in cells if c['cell_type'] == 'code' for o in c['outputs'] if 'data' in o]
     if prose: parts += [''.join(c['source']) for c in cells if c['cell_type'] == 'markdown']
-    return ' '.join(re.sub(r'<[^>]*>', ' ', re.sub(r'<style.*?</style>', '', '\n'.join(parts), flags=re.S)).split())
+    text = re.sub(r'<[^>]*>', ' ', re.sub(r'<style.*?</style>', '', '\n'.join(parts), flags=re.S))
+    return ' '.join(html.unescape(text).split())

@@ -282,3 +282,47 @@ def test_answers_is_light():
 @pytest.mark.parametrize('kind', ['number', 'expression'])
 def test_reasoning_that_opens_with_an_equation_is_not_a_bare_answer(text, kind):
     assert read_answer(text, kind).value == '11'
+
+
+# kinds of text that were misread or not read; neighbours of inputs from public reports
+
+PAIR = ('ignore', 'enforce', 'authoritarian', 'yell at')
+WELL_READ = [
+    # LaTeX: fractions, mixed numbers, powers, thousands
+    (r'The answer is $1\frac{1}{2}$ hours.', 'number', (), '3/2'), (r'The answer is $\frac34$.', 'number', (), '3/4'),
+    (r'The length is $\frac{1}{3}$ meters.', 'number', (), '1/3'), (r'The answer is $\dfrac{2}{5}$ cups.', 'number', (), '2/5'),
+    (r'The answer is $6 \div \frac{1}{2}$.', 'number', (), '12'), (r'The answer is $2 \times \frac{1}{2}$.', 'number', (), '1'),
+    (r'The answer is $3 \times 10^{8}$.', 'number', (), '300000000'), ('The answer is 3 × 10⁸.', 'number', (), '300000000'),
+    ('The answer is 1.5E3 grams.', 'number', (), '1500'), ('The answer is 2e-2 m', 'number', (), '1/50'), ('The answer is 5 eggs.', 'number', (), '5'),
+    (r'The answer is $11,\! 111,\! 111,\! 100$', 'number', (), '11111111100'), ('The answer is 12 m².', 'number', (), '12'),
+    # signs in words; what is no single number
+    ('The answer is negative 5.', 'number', (), '-5'), ('The answer is minus $5.', 'number', (), '-5'), ('The answer is 8 minus 3 = 5.', 'number', (), '5'),
+    ('The answer is ± 5.', 'number', (), None), (r'The answer is $\pm 5$.', 'number', (), None), ('The answer is 5-10.', 'number', (), None),
+    ('The answer is 10-8.', 'number', (), '2'), ('The answer is 2:30.', 'number', (), None), ('The answer is x = 3 or x = -3.', 'number', (), None),
+    ('The answer is 18, as she left at 2:30.', 'number', (), '18'), ('The answer is 3,5 kg.', 'number', (), None), ('Le prix est de 2,74 $', 'number', (), None),
+    ('The answer is AZYUK2A.', 'number', (), None), ('The answer is B12.', 'number', (), None), ('The answer is 5kg', 'number', (), '5'), ('She needs 2x3 of them.', 'number', (), '3'),
+    ('The answer is not 18 but 20.', 'number', (), '20'), ('The answer is not 18.', 'number', (), None),
+    # headings that look like markers, run-ons, turns, thinking
+    ('#### Step 1: Count\nThere are 5 boxes.\n#### Step 2: Multiply\n5*4=20.\nSo there are 20 pencils.', 'number', (), '20'),
+    ('5 boxes.\n#### Final Answer\n18', 'number', (), '18'), ('5 boxes.\n**Answer**\n18 apples', 'number', (), '18'), ('#### 18', 'number', (), '18'),
+    ('The answer is 18.\n\n### Question:\nNext?\n### Answer:\nThe answer is 5.', 'number', (), '18'),
+    ('The answer is 18.\n\n**Problem 2:** Next?\n\nThe answer is 5.', 'number', (), '18'),
+    ('The answer is 18.<｜end▁of▁sentence｜>The answer is 5.', 'number', (), '18'), ('The answer is 18.<eos>The answer is 5.', 'number', (), '18'),
+    ('The answer is 18.<|user|>The answer is 5.', 'number', (), '18'), ('Maybe the answer is 12.\n</think>\n\nAnn has 11.\n\n**11**', 'number', (), '11'),
+    ('<think>\nOkay, 3 + 8. The answer is 11? Let me check', 'number', (), None), ('<think>12?</think>The answer is 11.', 'number', (), '11'),
+    ('<|channel|>analysis<|message|>The answer is 5?<|end|><|start|>assistant<|channel|>final<|message|>The answer is 18.<|return|>', 'number', (), '18'),
+    # choices and labels
+    ('The answer is B because (a) is false.', 'choice', PAIR, 'enforce'), ('The answer is B, since one must not ignore it.', 'choice', PAIR, 'ignore'),
+    ('The answer is B because one must not ignore it.', 'choice', PAIR, 'enforce'), ('I believe the correct answer is C', 'choice', PAIR, 'authoritarian'),
+    ("The answer is for sure D, it can't be A or B", 'choice', PAIR, 'yell at'), ('The answer is A dog.', 'choice', PAIR, None),
+    ('The answer is 125.', 'choice', ('A)125', 'B)150', 'C)225'), 'A)125'), ('The answer is (B).', 'choice', ('A)125', 'B)150', 'C)225'), 'B)150'),
+    ('Based on these points, both (B) box and (D) cabinet would be suitable.', 'choice', ('printer', 'box', 'folding', 'cabinet', 'office'), None),
+    ('It cannot be (A). So I would take (D) cabinet.', 'choice', ('printer', 'box', 'folding', 'cabinet', 'office'), 'cabinet'),
+    ('The answer is not contradiction but entailment.', 'label', NLI, 'entailment'), ('The answer is not yes.', 'label', ('yes', 'no'), None),
+    ('The answer is not equivalent.', 'label', ('equivalent', 'not equivalent'), 'not equivalent')]
+
+
+@pytest.mark.parametrize('text, kind, choices, value', WELL_READ)
+def test_what_used_to_be_misread(text, kind, choices, value):
+    answer = read_answer(text, kind, choices)
+    assert (answer and answer.value) == value

@@ -343,7 +343,7 @@ def test_the_split_is_said(cotkit):
 def test_what_stops_a_command(cotkit, monkeypatch, error, expected):
     "Ctrl-C names --resume where there are checkpoints; the system's own errors are one line; exit code 1"
     def stop(*given): raise error
-    monkeypatch.setattr('cotkit.app.train_commands.read_lesson', stop)
+    monkeypatch.setattr('cotkit.app.student_commands.read_lesson', stop)
     code, out, err = cotkit('distill --task data --out run')
     assert code == 1 and out == '' and re.fullmatch(expected, err)
 

@@ -469,6 +469,13 @@ def test_what_is_in_flight_is_stored_when_a_request_fails_for_good(tmp_path):
     with Store(tmp_path/'a.db') as store: assert len(store) == 3
 
 
+def test_many_samples_of_one_bad_prompt_do_not_stop_the_others(tmp_path):
+    "What ends a collection is problems that fail in a row, not the samples of one"
+    with Loopback(lambda n, body: Status(400) if ' 0 ' in body['messages'][-1]['content'] else None) as server:
+        collected = run(server, problems(3), tmp_path/'a.db', samples=40, temperature=0.7, max_concurrency=4)
+    assert len(collected.failed) == 40 and len(collected.rationales) == 80 and collected.stopped == ''
+
+
 def test_what_is_in_flight_is_stored_when_a_teacher_has_a_bug(tmp_path):
     class Buggy(OracleTeacher):
         async def complete(self, request):

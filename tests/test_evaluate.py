@@ -3,6 +3,7 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -19,11 +20,13 @@ from cotkit.evaluation.evaluate import (Evaluation, Prediction, add_scores, comp
 from cotkit.evaluation.metrics import brier, edit_distance, log_likelihood, numeric_error, read_trace, token_edit_distance
 from cotkit.evaluation.statistics import (Estimate, bonett_price, holm, mcnemar, mean_estimate, paired_difference,
                                           pass_at_k, t_quantile)
-from cotkit.evaluation.strategies import (Likelihood, SingleTurn, Trace, Vote, choice_examples, strategy_from_dict,
-                                          strategy_to_dict)
+from cotkit.evaluation.strategies import (Likelihood, SingleTurn, Trace, Vote, choice_examples, majority,
+                                          strategy_from_dict, strategy_to_dict)
 from cotkit.models.generate import DecodingParams
 from cotkit.teachers.collect import RequestLimits
+from cotkit.teachers.openai import EndpointConfig, OpenAITeacher
 from cotkit.teachers.protocol import NoAnswerError, OracleTeacher, SamplingParams, TeacherError
+from loopback import Loopback, Raw, reply
 
 ROOT = Path(__file__).resolve().parent.parent
 APPLES = Problem('apples-1', 'Ann has 3 apples. She buys 4 bags with 2 apples each. How many apples does Ann have now?', '11')
@@ -519,6 +522,25 @@ def test_a_refusal_is_wrong_and_a_failure_stops(tmp_path):
     assert (found.accuracy.correct, found.unparsed) == (11, 1) and found.predictions[3].output == ''
 
 
+def test_an_endpoint_is_evaluated_and_its_truncated_answers_counted(tmp_path, monkeypatch):
+    "A real client against a loopback server; one answer is cut at its limit, one is refused"
+    monkeypatch.setenv('OPENAI_API_KEY', 'sk-1')
+    def answer(n, body):
+        asked = int(re.search(r'has (\d+) apples', body['messages'][-1]['content'])[1])
+        made = reply(body)
+        choice = made['choices'][0]
+        choice['message']['content'] = f'The answer is {asked + 2}.'
+        if asked == 4: choice['message']['content'], choice['finish_reason'] = 'Ann has 4 apples and', 'length'
+        if asked == 7: choice['message'] |= {'content': None, 'refusal': 'I cannot help with apples.'}
+        return Raw(json.dumps(made))
+    with Loopback(answer) as server:
+        teacher = OpenAITeacher('big', EndpointConfig(server.base_url))
+        found = evaluate(SingleTurn(teacher, ZeroShotCoT(), store=tmp_path/'a.db'), WORDS, 'big', 'words')
+        assert len(server.received) == 12
+    assert (found.accuracy.correct, found.truncated, found.unparsed) == (10, 1, 1)
+    assert [p.output for p in found.predictions if not p.correct] == ['Ann has 4 apples and', '']
+
+
 def test_a_vote_takes_the_most_common_answer(tmp_path):
     teacher = OracleTeacher(WORDS, accuracy=0.6, seed=3)
     sampled = SingleTurn(teacher, ZeroShotCoT(), sampling=SamplingParams(temperature=0.7), store=tmp_path/'a.db')
@@ -526,6 +548,9 @@ def test_a_vote_takes_the_most_common_answer(tmp_path):
         answers = [ZeroShotCoT().parse(s.output, problem).value for s in samples]
         assert trace.samples == tuple(s.output for s in samples) and trace.tokens == sum(s.tokens for s in samples)
         assert answers.count(ZeroShotCoT().parse(trace.output, problem).value) == max(map(answers.count, answers))
+    half = Problem('h', 'Which share of the apples is red?', '50%')
+    votes = [Trace('h', f'The answer is {o}.') for o in ('3', '0.5', '50%', '3', '1/2')]
+    assert majority(half, votes, ZeroShotCoT()).output == 'The answer is 0.5.', 'three ways to write one half'
     with pytest.raises(CotkitError, match='temperature'): Vote(SingleTurn(teacher, ZeroShotCoT(), store=tmp_path/'a.db'), 5)
     with pytest.raises(CotkitError, match='k'): Vote(sampled, 0)
     assert strategy_from_dict(strategy_to_dict(Vote(sampled, 5)), teacher, tmp_path/'a.db') == Vote(sampled, 5)

@@ -130,7 +130,7 @@ def test_unknown_size_suggests_close_ones():
 
 
 def test_settings_go_to_the_config():
-    model = build_model('nano', TOKENIZERS['causal'], tie_word_embeddings=False, max_position_embeddings=128)
+    model = build_model('nano', TOKENIZERS['causal'], tie_word_embeddings=False, max_position_embeddings=512)
     assert model.config.max_position_embeddings == 128 and parameter_count(model) == 53_536 + 2 * 32 * len(TOKENIZERS['causal'])
 
 
@@ -486,12 +486,12 @@ def test_size_needs_text():
 # Resuming
 
 IDS = dict(pad_token_id=0, eos_token_id=1, bos_token_id=2, vocab_size=320)
-DECODER = IDS | dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128)
+DECODER = IDS | dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=512)
 EXPERTS = DECODER | dict(num_key_value_heads=2, num_experts=4, num_experts_per_tok=2)
-GPT = IDS | dict(n_embd=32, n_layer=2, n_head=4, n_positions=128)
+GPT = IDS | dict(n_embd=32, n_layer=2, n_head=4, n_positions=512)
 T5 = dict(vocab_size=320, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
 BART = IDS | dict(d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64,
-                  decoder_ffn_dim=64, max_position_embeddings=128, decoder_start_token_id=1)
+                  decoder_ffn_dim=64, max_position_embeddings=512, decoder_start_token_id=1)
 FAMILIES = {
     'gpt_neox': DECODER, 'llama': DECODER, 'mixtral': DECODER | dict(num_key_value_heads=2, num_local_experts=4), 'olmoe': EXPERTS,
     'qwen2_moe': EXPERTS | dict(moe_intermediate_size=32, shared_expert_intermediate_size=32), 'qwen3_moe': EXPERTS | dict(moe_intermediate_size=32, head_dim=8),

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 from hub_server import Hub
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard as HubCard
 
 from cotkit.data.core import CotkitError, Problem
 from cotkit.evaluation.evaluate import score_outputs
 from cotkit.data.formats import FORMATS, StepByStep, ZeroShotCoT, demonstrations, get_format
 from cotkit.models.generate import generate
 from cotkit.models.students import Student, StudentConfig, make_student
-from cotkit.reporting.publish import publish
+from cotkit.reporting.publish import ModelCard, Upload, publish
 from cotkit.data.records import RunRecord
 from cotkit.data.word_problems import word_problems
 
@@ -56,10 +56,10 @@ def run_card(text, where, monkeypatch, capsys):
 # The folder and the card
 
 def test_the_card_says_what_somebody_needs(student, tmp_path):
-    folder = Path(publish(student, tmp_path/'apples', [taken(), taken('longer', 2)], RECORD, info={'data': 'made by a program'}, license='apache-2.0').folder)
+    folder = Path(publish(student, tmp_path/'apples', [taken(), taken('longer', 2)], RECORD, ModelCard(info={'data': 'made by a program'}, license='apache-2.0')).folder)
     assert folder.is_absolute() and {'README.md', 'cotkit.json', 'config.json', 'model.safetensors', 'tokenizer.json'} <= set(os.listdir(folder))
     text = (folder/'README.md').read_text()
-    data = ModelCard(text).data.to_dict()
+    data = HubCard(text).data.to_dict()
     assert data == {'library_name': 'transformers', 'tags': ['cotkit', 'distillation', 'chain-of-thought'], 'license': 'apache-2.0', 'pipeline_tag': 'text-generation'}
     rows = [[c.strip() for c in line.strip('|').split('|')] for line in text.splitlines() if line.startswith('| apples')]
     assert rows[0] == ['apples', 'test', '75.0 %', '59.8 – 85.8 %', '40', '1'] and rows[1][1:3] == ['longer', '50.0 %']
@@ -72,7 +72,7 @@ def test_the_code_of_the_card_runs_and_gives_the_student_s_answer(tmp_path, arch
     "Both ways of asking, as they stand, give what cotkit's own generation gives"
     student = make_student(StudentConfig('nano', arch), ZeroShotCoT(), TEXTS)
     problem = Problem('p', 'Is a `pear` a fruit?\n```', 'yes', 'label', ('yes', 'no'))
-    folder = Path(publish(student, tmp_path/'pears', example=problem).folder)
+    folder = Path(publish(student, tmp_path/'pears', card=ModelCard(example=problem)).folder)
     capsys.readouterr()
     output, = generate(student, [student.format.prompt(problem)])
     printed = run_card((folder/'README.md').read_text(), tmp_path, monkeypatch, capsys)
@@ -93,7 +93,7 @@ def test_every_format_has_a_card(student, tmp_path, name):
 @pytest.mark.parametrize('base, known', [('google/t5-v1_1-base', True), ('gpt2', True), ('./gpt2', False), ('', False)])
 def test_base_model_is_named_where_a_hub_could_know_it(student, tmp_path, base, known):
     text = Path(publish(Student(student.model, student.tokenizer, student.format, base=base), tmp_path/'s').folder, 'README.md').read_text()
-    assert (ModelCard(text).data.base_model == base) if known else (ModelCard(text).data.base_model is None)
+    assert (HubCard(text).data.base_model == base) if known else (HubCard(text).data.base_model is None)
     assert f'**base**: {base or "none"}' in text
 
 
@@ -130,7 +130,7 @@ def test_nothing_is_half_written(student, tmp_path):
 
 @pytest.mark.parametrize('repo, said', [('apples', 'owner and student'), ('ann/ap ples', 'owner and student'), ('a/b/c', 'owner and student'), ('ann/apples', 'HF_TOKEN')])
 def test_what_is_missing_is_said_before_anything_is_written(student, tmp_path, repo, said):
-    with pytest.raises(CotkitError, match=said): publish(student, tmp_path/'apples', repo=repo)
+    with pytest.raises(CotkitError, match=said): publish(student, tmp_path/'apples', upload=Upload(repo))
     assert os.listdir(tmp_path) == []
 
 
@@ -220,4 +220,4 @@ def test_upload_again_into_a_public_repository(outcomes):
 def test_offline(saved, monkeypatch):
     "These tests run with HF_HUB_OFFLINE=1"
     monkeypatch.setenv('HF_TOKEN', TOKEN)
-    with pytest.raises(CotkitError, match='HF_HUB_OFFLINE'): publish(saved/'student', saved/'apples', repo='ann/apples')
+    with pytest.raises(CotkitError, match='HF_HUB_OFFLINE'): publish(saved/'student', saved/'apples', upload=Upload('ann/apples'))

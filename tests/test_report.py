@@ -2,6 +2,9 @@
 import json
 import math
 import re
+import shutil
+import subprocess
+import sys
 import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +17,9 @@ from cotkit.teachers.curate import curate
 from cotkit.evaluation.evaluate import Evaluation, Prediction, Estimate, compare
 from cotkit.data.records import RunRecord
 from cotkit.data.formats import ZeroShotCoT
-from cotkit.reporting.figures import (accuracy_figure, accuracy_table, comparison_table, comparisons, curation_figure, curve_figure, difference_figure, estimates, html_report, model_card, tradeoff_figure)
+from cotkit.reporting.figures import (accuracy_figure, accuracy_table, comparison_table, comparisons, curation_figure, curve_figure, difference_figure, estimates, set_style, tradeoff_figure)
+from cotkit.reporting.html import Page, asset, html_report, inline_svg
+from cotkit.reporting.publish import ModelCard, model_card
 
 CHROMIUM, DRIVER = Path('/usr/bin/chromium'), Path('/usr/bin/chromedriver')
 FLAGS = '--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync --window-size=1200,900'.split()
@@ -47,7 +52,8 @@ def page(material, tmp_path_factory):
     problems, evaluations, curated = material
     record = RunRecord({'title': HOSTILE, 'size': 'tiny'}, seed=3, seconds={'train': 12.3}, data={'apples': 'f00d'}, results={})
     figures = {f'Accuracy {HOSTILE[:30]}': accuracy_figure(evaluations, teacher=0.8, title='a < b & c'), 'Curation': curation_figure(curated)}
-    return html_report(tmp_path_factory.mktemp('report') / 'report.html', f'Report {HOSTILE[:20]}', record, evaluations, curated, problems, figures, 'First.\n\nSecond <b>.')
+    page = Page(f'Report {HOSTILE[:20]}', 'First.\n\nSecond <b>.', figures)
+    return html_report(tmp_path_factory.mktemp('report') / 'report.html', evaluations, curated, problems, record, page)
 
 
 # ---------------------------------------------------------------- figures and tables
@@ -140,6 +146,44 @@ def test_a_notebook_shows_a_figure(material):
     assert first.startswith(b'\x89PNG') and first == second and b'matplotlib' not in first
 
 
+def test_figures_leave_the_settings_of_matplotlib_alone(material):
+    "F35: drawing and showing every kind of figure changes nothing; `set_style` does"
+    import matplotlib as mpl
+    _, evaluations, curated = material
+    before = dict(mpl.rcParams)
+    log = {'careful': [{'step': 1, 'loss': 2.0}, {'step': 2, 'loss': 1.0}]}
+    path = {'careful': [(0, Accuracy(1, 4), Accuracy(1, 4)), (9, Accuracy(1, 4), Accuracy(3, 4))]}
+    figures = [accuracy_figure(evaluations), curve_figure(log), curation_figure(curated), tradeoff_figure(path),
+               difference_figure(comparisons(evaluations))]
+    for figure in figures: figure._repr_png_(); inline_svg(figure, 0, 'x')
+    assert {k: v for k, v in mpl.rcParams.items() if before[k] != v} == {}
+    with mpl.rc_context():
+        set_style()
+        assert mpl.rcParams['axes.titleweight'] == 'bold' != before['axes.titleweight']
+    with mpl.rc_context({'axes.titleweight': 'light', 'font.size': 30}):
+        figure = accuracy_figure(evaluations, title='Title')
+    assert figure.axes[0].title.get_fontweight() in ('normal', 'bold') and figure.axes[0].xaxis.label.get_size() < 20
+
+
+def test_style_and_script_are_installed(tmp_path):
+    "What a wheel would hold, built from a copy of the tree"
+    root = Path(__file__).resolve().parent.parent
+    for name in ('setup.py', 'settings.ini', 'README.md', 'cotkit'):
+        (shutil.copytree if (root/name).is_dir() else shutil.copy2)(root/name, tmp_path/name)
+    build = [sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', 'built']
+    ran = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    for name in ('report.css', 'report.js'):
+        assert (tmp_path/'built'/'cotkit'/'assets'/name).read_text() == asset(name) == (root/'cotkit'/'assets'/name).read_text()
+
+
+def test_the_script_is_valid_and_the_page_has_it(page):
+    text = page.read_text()
+    assert asset('report.js') in text and asset('report.css') in text and '</script' not in asset('report.js')
+    if node := shutil.which('node'):
+        assert subprocess.run([node, '--check', Path(__file__).parent.parent/'cotkit'/'assets'/'report.js']).returncode == 0
+
+
 def test_figures_leave_pyplot_alone():
     import matplotlib.pyplot as plt
     accuracy_figure([taken(problems_of(4), [1, 0, 1, 1], 'careful')])
@@ -185,20 +229,20 @@ def test_an_empty_report_and_one_without_problems(tmp_path, material):
 
 
 def test_nothing_half_written(tmp_path, material):
-    with pytest.raises(AttributeError): html_report(tmp_path / 'report.html', figures={'none': None})
+    with pytest.raises(AttributeError): html_report(tmp_path / 'report.html', page=Page(figures={'none': None}))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_same_input_same_file(tmp_path, material):
     problems, evaluations, curated = material
-    files = [html_report(tmp_path / f'{i}.html', 'Report', None, evaluations, curated, problems, {'f': accuracy_figure(evaluations)}).read_bytes() for i in range(2)]
+    files = [html_report(tmp_path / f'{i}.html', evaluations, curated, problems, page=Page('Report', figures={'f': accuracy_figure(evaluations)})).read_bytes() for i in range(2)]
     assert files[0] == files[1]
 
 
 def test_model_card(material):
     _, evaluations, _ = material
     record = RunRecord({'alpha': 0.5, 'note': '```\n</div>'}, seed=3, data={'apples': 'f00d'})
-    card = model_card('apples-student', {'teacher': 'oracle | 80 %', 'recipe': 'step-by-step\n# no heading'}, record, evaluations, 'apache-2.0')
+    card = model_card(ModelCard('apples-student', {'teacher': 'oracle | 80 %', 'recipe': 'step-by-step\n# no heading'}, 'apache-2.0'), evaluations, record)
     front = card.split('---')[1]
     assert 'license: "apache-2.0"' in front and 'library_name: "transformers"' in front
     row = next(line for line in card.splitlines() if line.startswith('| careful | test'))
@@ -411,5 +455,5 @@ def test_many_rows_stay_few_in_the_document(browser, tmp_path):
 
 
 def test_a_card_lists_several_teachers_in_words():
-    card = model_card('s', {'teacher': ['a', 'b']})
+    card = model_card(ModelCard('s', {'teacher': ['a', 'b']}))
     assert '- **teacher**: a, b' in card

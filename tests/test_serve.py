@@ -9,7 +9,7 @@ from cotkit.teachers.curate import curate
 from cotkit.training.distill import distill
 from cotkit.training.trainer import TrainingSet
 from train_settings import settings
-from cotkit.evaluation.evaluate import evaluate
+from cotkit.evaluation.evaluate import compare, evaluate
 from cotkit.evaluation.strategies import SingleTurn
 from cotkit.models.generate import DecodingParams
 from cotkit.data.formats import FewShotCoT, StepByStep, ZeroShotCoT, demonstrations, gold_rationale
@@ -67,7 +67,7 @@ def problems(n: int) -> list[Problem]:
 def test_collect_from_a_served_model(server, tmp_path, monkeypatch):
     model, url = server
     monkeypatch.setenv('OPENAI_BASE_URL', url)
-    with Store(tmp_path/'ledger.db') as store:
+    with Store(tmp_path/'store.sqlite') as store:
         first = collect(problems(6), ZeroShotCoT(), OpenAITeacher(model), store, SamplingParams(max_tokens=12), RequestLimits(3, progress=False))
         assert (first.sent, first.failed, len(first.rationales)) == (6, [], 6)
         assert all(r.text and 0 < r.tokens <= 12 for r in first.rationales) and first.tokens > 6
@@ -82,6 +82,19 @@ def test_served_answers_are_those_of_the_model(server, tmp_path):
     served = collect(problems(2), ZeroShotCoT(), OpenAITeacher(model, EndpointConfig(url)), tmp_path/'a.db', SamplingParams(max_tokens=10))
     local = collect(problems(2), ZeroShotCoT(), LocalTeacher(model), tmp_path/'a.db', SamplingParams(max_tokens=10))
     assert [r.text for r in served.rationales] == [r.text for r in local.rationales] and local.sent == 2
+
+
+def test_a_served_model_is_evaluated_with_the_same_call(server, tmp_path):
+    "Greedy, the student behind the endpoint and the student in memory bring the same answers"
+    model, url = server
+    teacher = OpenAITeacher(model, EndpointConfig(url))
+    served = SingleTurn(teacher, ZeroShotCoT(), sampling=SamplingParams(max_tokens=64), store=tmp_path/'a.db')
+    local = SingleTurn(Student.load(model), decoding=DecodingParams(64))
+    there, here = (evaluate(each, problems(12), 'nano', 'train') for each in (served, local))
+    assert [p.output.strip() for p in there.predictions] == [p.output.strip() for p in here.predictions]
+    assert there.accuracy == here.accuracy and there.accuracy.correct > 6 and (there.truncated, here.truncated) == (0, 0)
+    compared = compare(there, here)
+    assert (compared.only_first, compared.only_second) == (0, 0)
 
 
 def test_stop_strings_are_accepted(server, tmp_path):

@@ -568,3 +568,9 @@ def test_a_computed_gold_number_is_written_as_a_person_writes_it(label, gold, tm
     row = {'input': 'How much?', 'label': label}
     assert load_task('svamp', write_rows(tmp_path/'s', {'test': [row]}), target='number')['test'][0].answer == gold
     with pytest.raises(CotkitError, match='is empty'): load_task('svamp', write_rows(tmp_path/'s', {'test': [{**row, 'label': 'perhaps'}]}), target='number')
+
+
+@pytest.mark.parametrize('name, start, end', [('own.jsonl', '', ''), ('own.json', '[', ']')])
+def test_a_number_of_thousands_of_digits_is_an_error_for_people(name, start, end, tmp_path):
+    (tmp_path/name).write_text(start + '{"question": "a", "answer": %s}' % ('1'*5000) + end)
+    with pytest.raises(CotkitError, match='not valid JSON'): Task.from_jsonl(tmp_path/name)

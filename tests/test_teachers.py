@@ -421,5 +421,5 @@ def test_a_local_teacher_takes_no_pickle(tmp_path):
 
 
 def test_light_import():
-    code = "import sys, cotkit.teachers.protocol, cotkit.teachers.store, cotkit.teachers.collect; print([m for m in ('torch', 'transformers', 'datasets', 'openai', 'aiohttp') if m in sys.modules])"
+    code = "import sys, cotkit.teachers.protocol, cotkit.teachers.openai, cotkit.teachers.store, cotkit.teachers.collect, cotkit.teachers.batch, cotkit.teachers.curate; print([m for m in ('torch', 'transformers', 'datasets', 'openai', 'aiohttp') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'

@@ -8,178 +8,27 @@ from __future__ import annotations
 import dataclasses, html, importlib.metadata, importlib.util, inspect, json, re, sys, traceback
 import typing
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Iterator, Mapping, Sequence
 
 import tyro
 from tyro import MISSING
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional
 from tyro.conf import UseAppendAction, arg
 
-import cotkit.app.train_commands  # registers distill and specialize
-from .commands import FormatConfig, TeacherConfig, asking_format, at_least
-from .commands import check_outputs, make_teacher, need_gold, read_rationales
-from .commands import student_folder
+from .commands import at_least, check_outputs, read_rationales, student_folder
 from .recipes import COMMANDS, Command, close_match, command, default_of
 from .recipes import inner_dataclass, run_recipe
-from ..data.core import CotkitError, Problem, atomic_write
-from ..data.formats import Format
-from ..data.tasks import DataConfig, Task, load_data
-from ..models.config import DecodingParams
-from ..teachers.collect import RequestLimits
-from ..teachers.protocol import SamplingParams
-
-if TYPE_CHECKING: from cotkit.models.students import Student
+from .student_commands import find_record, read_evaluation
+from ..data.core import CotkitError
+from ..data.tasks import DataConfig, load_data
 
 # %% auto #0
-__all__ = ['Files', 'SolverConfig', 'StrategyConfig', 'EvaluateFiles', 'load_student', 'make_strategy', 'run_evaluate',
-           'find_record', 'read_evaluation', 'ReportConfig', 'run_report', 'PublishConfig', 'run_publish', 'DemoConfig',
-           'run_demo', 'RecipeFile', 'run_yaml', 'ProgramConfig', 'parse', 'cotkit_error', 'import_file',
-           'split_imports', 'overview', 'show', 'main', 'field_comments', 'option_rows', 'options_table']
-
-# %% ../../nbs/app/75_cli.ipynb #2cde2669
-@dataclass(frozen=True)
-class SolverConfig:
-    "Who is tested (one of these)"
-    student: str | None = None           # a run, a model folder, or a name on the hub
-    teacher: TeacherConfig = TeacherConfig()    # or a teacher
-    limits: RequestLimits = RequestLimits()     # of requests to a teacher
-
-    def __post_init__(self):
-        if (self.student is None) == (not self.teacher.named):
-            raise CotkitError('one model is tested', 'Give --student, or --model.', field='student')
-
-    @property
-    def title(self) -> str:
-        "How it is called if nobody says so"
-        if self.student is not None: return Path(self.student).resolve().name
-        return self.teacher.model or self.teacher.named
-
-# %% ../../nbs/app/75_cli.ipynb #3c462406
-@dataclass(frozen=True)
-class StrategyConfig:
-    "How problems are solved, and what is measured"
-    strategy: str = 'single_turn'        # a registered strategy, such as vote or likelihood
-    k: Annotated[int, arg(aliases=['-k'])] = 5  # samples of a vote
-    metrics: tuple[str, ...] = ('exact_match',)  # registered metrics
-
-    def __post_init__(self): at_least(1, k=self.k)
-
-# %% ../../nbs/app/75_cli.ipynb #ba25a6d9
-@dataclass(frozen=True)
-class EvaluateFiles:
-    "Names and files"
-    name: str | None = None              # how it is called in tables; its folder if not given
-    train_seed: int = 0                  # training seed of the student, kept in the evaluation
-    against: Path | None = None          # an evaluation on the same problems, to compare with
-    store: Path = Path('store.sqlite')   # keeps a teacher's answers
-    out: Path | None = None              # where the evaluation goes, as JSON
-
-    def __post_init__(self):
-        at_least(0, train_seed=self.train_seed)
-        check_outputs(('out', self.out), ('store', self.store))
-
-# %% ../../nbs/app/75_cli.ipynb #6cf4c889
-def load_student(
-    name: str,              # a run, a student, any model folder, or a name on the hub
-    format: Format | None,  # how it is asked; its own if None
-) -> Student:               # ready to be asked
-    "A model to test, distilled or not"
-    from cotkit.models.students import Student, load_model
-    folder = student_folder(Path(name))
-    if folder.exists():
-        student = Student.load(folder)
-        return replace(student, format=format or student.required_format())
-    model, tokenizer, arch = load_model(name)
-    return replace(Student(model, tokenizer, format, arch, name), format=format)
-
-# %% ../../nbs/app/75_cli.ipynb #29efc9a4
-def make_strategy(
-    name: str,                  # of a registered strategy
-    offered: Mapping[str, Any], # what it may be given; it takes those that it has fields for
-):                              # a `Strategy`
-    "A strategy with the settings that it knows"
-    from cotkit.evaluation.strategies import STRATEGIES
-    kind = STRATEGIES[name]
-    return kind(**{f.name: offered[f.name] for f in fields(kind) if f.name in offered})
-
-# %% ../../nbs/app/75_cli.ipynb #c983d5e5
-def _solver(who: SolverConfig, asking: FormatConfig, decoding: DecodingParams, data: DataConfig,
-            task: Task, problems: Sequence[Problem]) -> dict[str, Any]:
-    "What strategies are made of: a model and how it is asked"
-    if who.student is not None:
-        format = asking_format(asking, task) if asking.format else None
-        model = load_student(who.student, format)
-        return {'model': model, 'format': model.required_format(), 'decoding': decoding}
-    format = asking_format(replace(asking, format=asking.format or FormatConfig().format), task)
-    sampling = SamplingParams(temperature=decoding.temperature, max_tokens=decoding.max_new_tokens)
-    model = make_teacher(who.teacher, data, task, problems)
-    return {'model': model, 'format': format, 'sampling': sampling}
-
-# %% ../../nbs/app/75_cli.ipynb #9daf8c88
-@command('evaluate', 'cotkit evaluate --task gsm8k --student student --out student.json')
-def run_evaluate(
-    who: SolverConfig,                                     # who is tested
-    data: DataConfig = DataConfig(MISSING, split='test'),  # the problems
-    asking: FormatConfig = FormatConfig(format=None),      # how it is asked
-    decoding: DecodingParams = DecodingParams(),           # how it writes
-    how: StrategyConfig = StrategyConfig(),                # how problems are solved
-    files: EvaluateFiles = EvaluateFiles(),                # where the evaluation goes
-) -> dict[str, Any]:                                       # accuracy with its interval
-    "Test a student, or any other model"
-    from cotkit.evaluation.evaluate import compare, evaluate
-    task, problems = load_data(data)
-    need_gold(problems, 'unlabelled', 'Evaluate on problems that have them, and leave this out.')
-    other = read_evaluation(files.against) if files.against else None
-    offered = _solver(who, asking, decoding, data, task, problems)
-    offered |= {'store': files.store, 'limits': who.limits, 'k': how.k}
-    offered |= {'strategy': make_strategy('single_turn', offered)}
-    if who.student is not None: _warn_of_other_problems(Path(who.student), task)
-    solver = make_strategy(how.strategy, offered)
-    evaluation = evaluate(solver, problems, files.name or who.title, data.split, how.metrics,
-                          files.train_seed)
-    if files.out: _write_json(files.out, evaluation.to_dict())
-    compared = {'against': compare(evaluation, other).to_dict()} if other else {}
-    return {**evaluation.summary(), **compared, **({'out': str(files.out)} if files.out else {})}
-
-# %% ../../nbs/app/75_cli.ipynb #611cf1f3
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
-
-# %% ../../nbs/app/75_cli.ipynb #9b626175
-def find_record(
-    student: Path,      # its folder, or that of its run
-) -> Path | None:       # what `cotkit distill` wrote beside it
-    "The record of a student, named by its run or by its own folder"
-    files = (student/'record.json', student.absolute().parent/'record.json')
-    return next((path for path in files if path.is_file()), None)
-
-# %% ../../nbs/app/75_cli.ipynb #f69ba70b
-def _warn_of_other_problems(student: Path, task: Task) -> None:
-    "Say so if the student was trained on this task with other splits"
-    from cotkit.data.records import RunRecord
-    found = find_record(student)
-    trained = RunRecord.load(found).data.get(task.name) if found else None
-    if trained not in (None, task.fingerprint()):
-        print(f'{task.name}: the student was trained on other splits of it and may have seen these '
-              'problems. Keep --test-size and --data-seed the same.', file=sys.stderr)
-
-# %% ../../nbs/app/75_cli.ipynb #7a4d5472
-def read_evaluation(
-    path: Path,  # a file that `cotkit evaluate --out` wrote
-):               # an `Evaluation`
-    "An evaluation from its file"
-    from cotkit.evaluation.evaluate import Evaluation
-    try:
-        return Evaluation.from_dict(json.loads(path.read_text(encoding='utf-8')))
-    except FileNotFoundError:
-        raise CotkitError('no such file', 'Check the path.', file=path) from None
-    except (ValueError, KeyError, TypeError) as e:
-        remedy = 'Give a file that `cotkit evaluate --out` wrote.'
-        raise CotkitError(f'no evaluation ({type(e).__name__})', remedy, file=path) from None
+__all__ = ['Files', 'ReportConfig', 'run_report', 'PublishConfig', 'run_publish', 'DemoConfig', 'run_demo', 'RecipeFile',
+           'run_yaml', 'ProgramConfig', 'parse', 'cotkit_error', 'import_file', 'split_imports', 'overview', 'show',
+           'main', 'field_comments', 'option_rows', 'options_table']
 
 # %% ../../nbs/app/75_cli.ipynb #1a66610e
 @dataclass(frozen=True)
@@ -200,7 +49,7 @@ def run_report(
 ) -> dict[str, Any]:                                       # where the page is
     "Write one page with all results"
     from cotkit.data.records import RunRecord
-    from cotkit.reporting.figures import html_report
+    from cotkit.reporting.html import Page, html_report
     task, _ = load_data(data)
     evaluations = [read_evaluation(path) for path in config.evaluations]
     rationales = read_rationales(config.rationales)
@@ -210,8 +59,8 @@ def run_report(
     record = RunRecord({'evaluations': [str(p) for p in config.evaluations], 'task': data.task},
                        data.data_seed, data={task.name: task.fingerprint()},
                        results={'evaluations': [e.summary() for e in evaluations]})
-    path = html_report(config.out, config.title, record, evaluations, rationales=rationales,
-                       problems=problems)
+    page = Page(config.title)
+    path = html_report(config.out, evaluations, rationales, problems, record, page)
     return {'report': str(path)}
 
 # %% ../../nbs/app/75_cli.ipynb #dff4938d
@@ -248,15 +97,15 @@ def run_publish(
 ) -> dict[str, Any]:        # the folder, and the address of an upload
     "Write a student with its model card, and upload it"
     from cotkit.data.records import RunRecord
-    from cotkit.reporting.publish import publish
+    from cotkit.reporting.publish import ModelCard, Upload, publish
     folder = student_folder(config.student)
     found = config.record or find_record(config.student)
     name = config.name or ('' if config.repo or config.out else config.student.resolve().name)
     evaluations = [read_evaluation(path) for path in config.evaluations]
-    done = publish(folder, config.out or folder, evaluations,
-                   RunRecord.load(found) if found else None, name=name, repo=config.repo,
-                   info=dict(pair.split('=', 1) for pair in config.about),
-                   license=config.license, private=not config.public)
+    card = ModelCard(name, dict(pair.split('=', 1) for pair in config.about), config.license)
+    upload = Upload(config.repo, private=not config.public) if config.repo else None
+    record = RunRecord.load(found) if found else None
+    done = publish(folder, config.out or folder, evaluations, record, card, upload)
     return {name: value for name, value in done.to_dict().items() if value}
 
 # %% ../../nbs/app/75_cli.ipynb #5333b850
@@ -487,8 +336,9 @@ def _rows(kind: type, default: Any) -> Iterator[tuple[str, str, str]]:
         if inner := inner_dataclass(f, hints): yield from _rows(inner, value)
         elif not isinstance(value, Mapping):
             positional = 'Positional' in str(f.type)
-            option = f.name.upper() if positional else f'--{f.name.replace("_", "-")}'
-            shown = {MISSING: 'required', None: '', (): '', '': '', False: '', True: 'yes'}
+            option = f'--{"no-" if value is True else ""}{f.name.replace("_", "-")}'
+            if positional: option = f.name.upper()
+            shown = {MISSING: 'required', None: '', (): '', '': '', False: '', True: ''}
             text = ' '.join(map(str, value)) if isinstance(value, tuple) else str(value)
             said = shown.get(value, text) if isinstance(value, (str, tuple, bool)) or \
                 value in (MISSING, None) else text

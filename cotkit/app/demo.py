@@ -156,15 +156,18 @@ def _result(evaluations: list[Evaluation], curated: Curated, settings: DemoSetti
 def _write_report(folder: Path, evaluations: list[Evaluation], curated: Curated, task: Task, record: RunRecord) -> Path:
     "The page, with figures of accuracy, training and curation"
     from cotkit.training.checkpoints import read_history
-    from cotkit.reporting.figures import accuracy_figure, curation_figure, curve_figure, html_report
+    from cotkit.reporting.figures import accuracy_figure, curation_figure, curve_figure
+    from cotkit.reporting.html import Page, html_report
     histories = {name: read_history(folder/'students'/name) for name in _formats()}
     figures = {
         'Accuracy of each student on each set, with 95 % intervals': accuracy_figure(evaluations, teacher=curated.accuracy.value),
         'Training loss, in nats per target token': curve_figure(histories, y='loss', label='loss (nats per token)', logarithmic=True),
         'What the teacher wrote and what was kept': curation_figure(curated)}
     problems = [problem for split in task.splits.values() for problem in split]
-    return html_report(folder/'report.html', 'Who learned to reason?', record, evaluations, curated, problems, figures,
-                       'Three students of one size and one budget, taught by one teacher. They differ in what they were taught.')
+    intro = ('Three students of one size and one budget, taught by one teacher. '
+             'They differ in what they were taught.')
+    page = Page('Who learned to reason?', intro, figures)
+    return html_report(folder/'report.html', evaluations, curated, problems, record, page)
 
 # %% ../../nbs/app/71_demo.ipynb #17e63fea
 def run_demo(

@@ -9,7 +9,7 @@ import math, re, unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
 from .core import CotkitError, Problem, Row
 
@@ -26,19 +26,38 @@ _SAME = str.maketrans({
     **{chr(0xff10 + digit): str(digit) for digit in range(10)},
     **dict(zip('\uff0b\uff0e\uff0c\uff05\uff04', '+.,%$')),
     **{character: f' {fraction}' for character, fraction in _FRACTIONS.items()}})
+_SUPERSCRIPTS = '⁰¹²³⁴⁵⁶⁷⁸⁹'
+_SAME |= str.maketrans(_SUPERSCRIPTS, '0123456789')
+
+# %% ../../nbs/data/01_answers.ipynb #3e5ba7af
+_FRAC = r'\\[dt]?frac'
 _LATEX = (
     (r'\\(?:boxed|text|mathrm)\{([^{}]*)\}', r'\1'), (r'\\(?:times|cdot)(?![a-z])', '*'),
-    (r'\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}', r'(\1)/(\2)'), (r'\\div(?![a-z])', '/'),
-    (r'\\([$%])', r'\1'), (r'\\[,!;()\[\]]', ''))
+    (r'\\div(?![a-z])', '/'), (r'\\pm(?![a-z])', '±'), (r',\\! ?', ','),
+    (rf'{_FRAC}([0-9])([0-9])(?![0-9])', r'\\frac{\1}{\2}'),
+    (rf'(?<=[0-9]){_FRAC}\{{([0-9]+)\}}\{{([0-9]+)\}}', r' \1/\2'),
+    (rf'(?<![/^])(?<![/^] ){_FRAC}\{{([0-9.]+)\}}\{{([0-9.]+)\}}(?! ?\^)', r'\1/\2'),
+    (rf'{_FRAC}\{{([^{{}}]*)\}}\{{([^{{}}]*)\}}', r'((\1)/(\2))'),
+    (r'\^\{([-+]?[0-9]{1,4})\}', r'^\1'), (r'\\([$%])', r'\1'), (r'\\[,!;()\[\]]', ''))
+_WORDS = (
+    (r'\b[Nn]egative (?=[$£€¥₹]?\.?[0-9])', '-'),
+    (r'(?:^|(?<=\bis ))[Mm]inus (?=[$£€¥₹]?\.?[0-9])', '-'))
+_POWER = (rf'(?<=[0-9])(?=[{_SUPERSCRIPTS}])', '^')
 _THIN = re.compile('(?<=[0-9])\u2009(?=[0-9]{3}(?![0-9]))')
 
 
+def _patterns(text: str) -> Iterator[tuple[str, str]]:
+    "What is replaced in a text, besides single characters"
+    if '\\' in text: yield from _LATEX
+    if 'egative ' in text or 'inus ' in text: yield from _WORDS
+    if not text.isascii(): yield _POWER
+
+# %% ../../nbs/data/01_answers.ipynb #673d938d
 def even_out(
     text: str,  # any text
 ) -> str:       # the same, in plain characters
     "A text with one character for each meaning, and no thin space inside a number"
-    if '\\' in text:
-        for pattern, plain in _LATEX: text = re.sub(pattern, plain, text)
+    for pattern, plain in _patterns(text): text = re.sub(pattern, plain, text)
     return text if text.isascii() else _THIN.sub('', text.translate(_SAME)).replace('\u2009', ' ')
 
 # %% ../../nbs/data/01_answers.ipynb #4e113252
@@ -50,7 +69,8 @@ def _replaced(pattern: str, plain: str, text: str, places: _Places) -> tuple[str
     parts, where, at = [], [], 0
     for found in re.finditer(pattern, text):
         new = found.expand(plain)
-        whole = [(places[found.start()][0], places[found.end() - 1][1])] * len(new)
+        last = max(found.start(), found.end() - 1)
+        whole = [(places[found.start()][0], places[last][1])] * len(new)
         parts += text[at:found.start()], new
         where += places[at:found.start()]
         where += places[found.start(1):found.end(1)] if plain == r'\1' else whole
@@ -63,7 +83,7 @@ def even_out_with_places(
 ) -> tuple[str, _Places]:     # the same, evened out, and for each character its span in `text`
     "`even_out(text)`, and where each of its characters came from"
     places = [(i, i + 1) for i in range(len(text))]
-    for pattern, plain in _LATEX: text, places = _replaced(pattern, plain, text, places)
+    for pattern, plain in _patterns(text): text, places = _replaced(pattern, plain, text, places)
     expanded = [(new, place) for c, place in zip(text, places) for new in c.translate(_SAME)]
     text, places = ''.join(c for c, _ in expanded), [place for _, place in expanded]
     return _replaced(_THIN.pattern, '', text, places)
@@ -72,6 +92,7 @@ def even_out_with_places(
 _DIGITS = r'(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)'
 NUMBER_TOKEN = re.compile(
     r'(?P<sign>(?<![\w).%])[-+])?[$£€¥₹]?(?P<inner>(?<=[$£€¥₹])-)?'
+    r'(?:(?<![A-Za-z0-9])|(?<=[0-9][xX]))'  # not within a name such as A2B
     rf'(?P<whole>{_DIGITS}(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+)(?P<exponent>[eE][-+]?[0-9]+(?!\w))?'
     r'(?:(?P<mixed>[ ][0-9]{1,9}/[0-9]{1,9}(?![\w/]))|(?P<over>[ ]?/[ ]?[0-9]+(?:\.[0-9]+)?))?'
     r'(?P<percent>[ ]?%)?')
@@ -235,6 +256,7 @@ def expression_value(
 
 # %% ../../nbs/data/01_answers.ipynb #45706b4d
 _LETTER = re.compile(r'\s*(?:\(\s*([A-Za-z])\s*\)|([A-Za-z])\s*[).:](?=\s|$)|([A-Za-z])\s*$)\s*')
+_LETTERED = re.compile(r'\(?([A-Za-z])[).:] ?(.+)', re.DOTALL)  # as in AQuA: `A)125`
 _SYNONYMS = (('yes', 'true'), ('no', 'false'), ('entailment', 'entails', 'entailed', 'entail'),
              ('contradiction', 'contradicts', 'contradicted', 'contradictory'), ('neutral',))
 DEFAULT_LABELS = ('yes', 'no', 'entailment', 'neutral', 'contradiction')
@@ -247,6 +269,9 @@ def choice_names(
 ) -> dict[str, str]:           # plain names, and the choice that each means
     "Every name that a choice goes by, in plain form, with the choice it means"
     names = {plain_text(choice): choice for choice in reversed(choices)}
+    lettered = [_LETTERED.fullmatch(choice) for choice in choices]
+    if all(m and ord(m[1].upper()) == 65 + i for i, m in enumerate(lettered)):
+        names |= {plain_text(m[2]): m[0] for m in reversed(lettered)}
     for group in _SYNONYMS if synonyms else ():
         meant = [names[word] for word in group if word in names]
         for word in group if len(meant) == 1 else (): names[word] = meant[0]

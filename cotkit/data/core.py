@@ -356,7 +356,7 @@ def parse_line(
     try: row = json.loads(line.decode('utf-8-sig' if number == 1 else 'utf-8'))
     except UnicodeDecodeError as e:
         raise wrong(f'not UTF-8 at byte {e.start}', 'Save the file as UTF-8.') from None
-    except (json.JSONDecodeError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:  # a number of thousands of digits is a ValueError
         at = f' at column {e.colno}' if isinstance(e, json.JSONDecodeError) else ''
         raise wrong(f'not valid JSON{at}', 'Each line must be one whole JSON object.') from None
     if not isinstance(row, dict):

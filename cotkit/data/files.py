@@ -88,7 +88,7 @@ def _json_rows(path: Path) -> Iterator[SourceRow]:
 def _json_list(raw: bytes, path: Path) -> Iterator[SourceRow]:
     "Rows of a JSON list of objects"
     try: rows = json.loads(raw.decode('utf-8-sig'))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:
         raise CotkitError('not valid JSON', 'Write a list of objects in UTF-8.', path,
                           getattr(e, 'lineno', None)) from None
     for number, row in enumerate(rows, 1):

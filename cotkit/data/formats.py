@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Iterable, Iterator, Mapping, Sequence
 from .answers import Answer, decimal_text, is_correct, to_number
 from .core import (
     CotkitError, Example, Problem, Rationale, Registry, question_key, question_text)
-from .reading import MARKERS, cut_run_on, read_answer
+from .reading import cut_run_on, last_marker, read_answer
 
 # %% auto #0
 __all__ = ['FORMATS', 'answer_text', 'split_reasoning', 'written_answer', 'stated_answer', 'chain_text', 'gold_rationale',
@@ -34,7 +34,6 @@ def answer_text(
     return f'({chr(97 + problem.choices.index(answer))}) {answer}'
 
 # %% ../../nbs/data/07_formats.ipynb #f2f25c12
-_MARKER = re.compile('|'.join(map(re.escape, MARKERS)), re.IGNORECASE)
 _LEAD_WORDS = '|'.join((
     'therefore|thus|hence|so|then|and|now|finally|ultimately|overall|consequently|accordingly',
     'in (?:conclusion|summary|short|total|the end)|to (?:sum up|conclude|summari[sz]e)',
@@ -100,9 +99,8 @@ def _without_open_bold(text: str) -> str:
 def _reasoning_and_link(text: str) -> tuple[str, str, str]:
     "The reasoning; what leads to the answer, if that is one sentence with it; what follows"
     text = cut_run_on(text)
-    marks = list(_MARKER.finditer(text))
-    if not marks: return text.strip(), '', ''
-    marker = marks[-1]
+    marker = last_marker(text)
+    if marker is None: return text.strip(), '', ''
     before = text[:marker.start()]
     reasoning, link = _without_heading(before), ''
     if len(reasoning) > before.rfind('\n') + 1 and not _ENDED.search(reasoning[-4:]):

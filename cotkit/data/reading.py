@@ -15,16 +15,19 @@ from .answers import (
 from .core import Problem
 
 # %% auto #0
-__all__ = ['MARKERS', 'cut_run_on', 'read_answer', 'published_reading', 'published_correct']
+__all__ = ['MARKERS', 'cut_run_on', 'last_marker', 'read_answer', 'published_reading', 'published_correct']
 
 # %% ../../nbs/data/06_reading.ipynb #16e36912
-MARKERS: tuple[str, ...] = ('So the answer is', 'The answer is', 'Answer:', '####')
+MARKERS: tuple[str, ...] = (
+    'So the answer is', 'The answer is', 'The correct answer is', 'The final answer is',
+    'Answer:', '####')
 _MOST_CHARACTERS = 1000  # of an answer, about; a stated line is read up to a few times this length
 
 # %% ../../nbs/data/06_reading.ipynb #13d23298
 _NEW_TURN = re.compile(
-    r'^[ \t]*(?:Q|Question|Problem|Premise|Input|Human|User|Exercise)[ \t]{0,3}[0-9]{0,4}[ \t]?:'
-    r'|<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end)\|>|</s>|<end_of_turn>',
+    r'^[ \t#*>]{0,12}(?:Q|Question|Problem|Premise|Input|Human|User|Exercise)'
+    r'[ \t]{0,3}[0-9]{0,4}[ \t]?:|</s>|<eos>|<end_of_turn>|<｜[^\s<>｜]{1,40}｜>'
+    r'|<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end|return|user|system)\|>',
     re.IGNORECASE | re.MULTILINE)
 
 
@@ -46,32 +49,60 @@ def _after_blank_line(text: str, at: int) -> bool:
     return lines > 1
 
 # %% ../../nbs/data/06_reading.ipynb #60f715f7
+_HEADING = r'^[ \t]*[#*]+[ \t]*(?:final )?answer[ \t]*[*#]*[ \t]*$'  # a line of its own
+_STEP = r'(?!#|\s*(?:step|solution|explanation|part|reasoning|calculation)\b)'  # after ####
+
+
 @lru_cache(64)
 def _marker_pattern(markers: tuple[str, ...]) -> re.Pattern:
     longest_first = sorted(markers, key=len, reverse=True)
-    return re.compile('|'.join(map(re.escape, longest_first)) or '(?!)', re.IGNORECASE)
+    known = [_HEADING] if 'Answer:' in markers else []
+    known += [re.escape(o) + _STEP*o.endswith('#') for o in longest_first]
+    return re.compile('|'.join(known) or '(?!)', re.IGNORECASE | re.MULTILINE)
 
-# %% ../../nbs/data/06_reading.ipynb #1cbbad02
+# %% ../../nbs/data/06_reading.ipynb #b486f20c
+def last_marker(
+    text: str,                          # a completion, without run-on
+    markers: Sequence[str] = MARKERS,   # what an answer is stated with
+) -> re.Match | None:                   # where the last of them stands
+    "The marker behind which a completion states its answer"
+    last = None
+    for last in _marker_pattern(tuple(markers)).finditer(text): pass
+    return last
+
+
 def _stated(text: str, markers: tuple[str, ...]) -> str | None:
     "What follows the last marker, to the end of its line; None without a marker"
-    last = None
-    for last in _marker_pattern(markers).finditer(text): pass
-    if last is None: return None
-    rest = text[last.end():].lstrip(' \t\r\n:*_')
-    return rest.partition('\n')[0].rstrip()
+    marker = last_marker(text, markers)
+    if marker is None: return None
+    return text[marker.end():].lstrip(' \t\r\n:*_').partition('\n')[0].rstrip()
 
 # %% ../../nbs/data/06_reading.ipynb #e158c2b4
 _SENTENCE = re.compile(r'[.!?](?=\s|$)')
-_ARITHMETIC = re.compile(r'[-+$£€(]*\.?[0-9][-+*/^%=(). 0-9$£€]*(?:,[0-9]{3}[-+*/^%=(). 0-9$£€]*)*')
-_HEDGE = re.compile(r'\s*(?:[,;]|\bor\b|\band\b)\s*(?:or\b|and\b)?\s*([-($£€]{0,4}[0-9][0-9,./]*)')
+_RUN = r'[-+*/^%=(). 0-9$£€]*'
+_ARITHMETIC = re.compile(rf'(?<![A-Za-z0-9])[-+$£€(]*\.?[0-9]{_RUN}'
+                         rf'(?:(?:,[0-9]{{3}}|[eE][-+]?[0-9]{{1,4}}(?!\w)){_RUN})*')
+_HEDGE = re.compile(r'\s*(?:[,;]|\bor\b|\band\b)\s*(?:or\b|and\b)?\s*(?:[A-Za-z] ?= ?)?'
+                    r'([-($£€]{0,4}[0-9][0-9,./]*)')
+_SOLUTIONS = re.compile(r'= ?-?[0-9./]+,? (?:or|and) [A-Za-z] ?=')  # x = 3 or x = -3
+_RANGE = re.compile(r'[$£€]?([0-9]+(?:\.[0-9]+)?)-[$£€]?([0-9]+(?:\.[0-9]+)?)(?![-+*/^=(). 0-9])')
+_NO_NUMBER = re.compile(r'±|(?<![0-9])[0-9]{1,2}:[0-9]{2}(?![0-9])|[0-9],[0-9]{1,2}(?![0-9])')
 
 
+def _several_values(sentence: str) -> bool:
+    "Whether a sentence states a range, a time, a decimal comma, several solutions"
+    first, found = re.search(r'(?:± ?)?\S*[0-9]\S*', sentence), _RANGE.match(sentence)
+    if first and _NO_NUMBER.search(first[0]) or _SOLUTIONS.search(sentence): return True
+    return found is not None and float(found[1]) < float(found[2])
+
+# %% ../../nbs/data/06_reading.ipynb #4f8f269b
 def _stated_number(line: str, kind: str) -> tuple[str, str] | None:
     "Canonical text and span of the number or expression that a line states"
     line = even_out(line[:4*_MOST_CHARACTERS]).strip(' *_`')
     end = _SENTENCE.search(line)
     sentence = line[:end.start()] if end else line
     sentence = sentence.rstrip(' *_`')
+    if kind == 'number' and _several_values(sentence): return None
     if (value := normalise(sentence, kind)) is not None:
         result = NUMBER_TOKEN.search(sentence.rpartition('=')[2]) if kind == 'number' else None
         return value, result[0] if result and normalise(result[0], kind) == value else sentence
@@ -88,7 +119,8 @@ def _run_value(span: str, kind: str) -> tuple[str, str] | None:
     if kind == 'expression':
         value = normalise(span.rstrip('=('), 'expression')
         return None if value is None else (value, span)
-    for part in (span.rpartition('=')[2].strip('+*/(.= '), span.rstrip('+-*/(.= ')):
+    for part in (span.rpartition('=')[2].strip('+*/(.= '), span.rstrip('+-*/(.= $')):
+        part = part.rstrip(' $')
         if part and (value := normalise(part, 'number')) is not None: return value, part
     token = NUMBER_TOKEN.search(span)
     value = token_value(token) if token else None
@@ -98,7 +130,9 @@ def _run_value(span: str, kind: str) -> tuple[str, str] | None:
 def _last_number(text: str) -> tuple[str, str] | None:
     "Canonical text and span of the last number of a text"
     token = None
-    for token in NUMBER_TOKEN.finditer(even_out(text)): pass
+    text = even_out(text)
+    for token in NUMBER_TOKEN.finditer(text): pass
+    if token and re.search(r'(?:[0-9],|\^|±\s?)$', text[:token.start()][-3:]): return None
     value = token_value(token) if token else None
     return None if value is None else (f'{value}%' if token['percent'] else str(value), token[0])
 
@@ -135,12 +169,27 @@ def _stated_choice(line: str, choices: Sequence[str], label: bool) -> tuple[str,
     names = choice_names(tuple(choices), label)
     plain = plain_text(line)
     spans = sorted(_spans(plain, names), key=lambda o: (o[0], -o[1]))
-    if not spans: return _stated_letter(line, choices) if not label else None
+    letter = None if label else _leading_letter(line, choices, bool(spans))
+    if letter or not spans: return letter or (None if label else _stated_letter(line, choices))
     start, end, name = spans[0]
     for later, _, other in spans[1:]:
         another = later >= end and names[other] != names[name]
         if another and _JOINED.fullmatch(plain, end, later): return None
     return names[name], plain[start:end]
+
+# %% ../../nbs/data/06_reading.ipynb #d8b6628f
+_LEADING = re.compile(r'(?:(?:for sure|definitely|clearly|certainly|option|choice|letter) )*'
+                      r'([A-Z])(?: *(?:[,.;:)]|$)|(?P<why> (?:because|since|as)\b))')
+
+
+def _leading_letter(
+    line: str, choices: Sequence[str], named: bool,
+) -> tuple[str, str] | None:
+    "The choice whose letter a line begins with; if it names choices, too, a reason must follow"
+    letter = _LEADING.match(line)
+    if not letter or named and not letter['why']: return None
+    index = ord(letter[1]) - ord('A')
+    return (choices[index], letter[1]) if index < len(choices) else None
 
 # %% ../../nbs/data/06_reading.ipynb #42391509
 _LETTERS = re.compile(r'\(\s*([A-Za-z])\s*\)')
@@ -161,12 +210,19 @@ def _several_letters(line: str) -> bool:
     letters = _LETTERS.finditer(line, 0, end.start() if end else len(line))
     return len({m[1].lower() for m in letters}) > 1
 
+# %% ../../nbs/data/06_reading.ipynb #0857e692
+def _both(text: str) -> bool:
+    "Whether the last sentence of a text is about both or either of several letters"
+    sentence = re.split(r'[.!?]\s', text.rstrip(' .!?'))[-1]
+    return bool(re.search(r'\b(?:both|either)\b', sentence)) and _several_letters(sentence)
+
 # %% ../../nbs/data/06_reading.ipynb #4b0bbb7d
 def _last_choice(text: str, choices: Sequence[str], label: bool) -> tuple[str, str] | None:
     "The choice or label that a text names last"
     names = choice_names(tuple(choices), label)
     plain = plain_text(text)
     spans = _spans(plain, names, last=True)
+    if not label and _both(text): return None
     if not spans: return None if label else _stated_letter(text, choices, last=True)
     start, end, name = max(spans, key=lambda o: (o[1], -o[0]))
     return names[name], plain[start:end]
@@ -186,6 +242,20 @@ def _as_written(span: str, text: str) -> str:
     written, around = text[start:end].rstrip('$'), text[start - 1:start] + text[end:end + 1]
     return f'${written}$' if '\\' in written and '$' in around else written
 
+# %% ../../nbs/data/06_reading.ipynb #abb36a57
+def _without_thinking(text: str) -> str:
+    "What a reasoning model wrote after it thought; nothing if it is still thinking"
+    for end in ('</think>', '<|channel|>final<|message|>'):
+        if end in text: return text.rpartition(end)[2]
+    return '' if text.lstrip().startswith('<think>') else text
+
+
+def _without_denial(line: str, choices: Sequence[str]) -> str:
+    "What a line states after `not … but`; nothing after a mere `not`"
+    denied = re.match(r'(?:definitely |clearly |certainly )?not\s', line, re.IGNORECASE)
+    if not denied or any(o.lower().startswith('not') for o in choices): return line
+    return line.partition(' but ')[2]
+
 # %% ../../nbs/data/06_reading.ipynb #a827cb38
 def read_answer(
     text: str,                           # a completion
@@ -195,7 +265,7 @@ def read_answer(
     markers: Sequence[str] = MARKERS,    # what an answer is stated with
 ) -> Answer | None:                      # the answer, or None if there is none
     "Read the answer of a completion"
-    text = cut_run_on(text)
+    text = cut_run_on(_without_thinking(text))
     line = _stated(text, (markers,) if isinstance(markers, str) else tuple(markers))
     if line is None and not flexible: return None
     if kind == 'label' and not choices: choices = DEFAULT_LABELS
@@ -206,6 +276,7 @@ def read_answer(
 # %% ../../nbs/data/06_reading.ipynb #b3440346
 def _strict(line: str, kind: str, choices: Sequence[str]) -> tuple[str, str] | None:
     "Canonical text and span of the answer that a line states"
+    if kind != 'text': line = _without_denial(line, choices)
     if kind in ('number', 'expression'): return _stated_number(line, kind)
     if kind in ('choice', 'label') and choices:
         return _stated_choice(line, choices, kind == 'label')

@@ -5,13 +5,13 @@
 # %% ../../nbs/evaluation/50_strategies.ipynb #21b41f9b
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Mapping, Protocol, Sequence, runtime_checkable
 
 from ..data.core import CotkitError, Example, Problem, Rationale, Registry, Row, Step
 from ..data.formats import Format, format_from_dict
+from ..teachers.curate import most_votes
 
 if TYPE_CHECKING:
     from cotkit.models.generate import DecodingParams
@@ -60,7 +60,7 @@ class Strategy(Protocol):
     def config(self) -> dict[str, Any]:
         "Its settings without the model, JSON-ready"
 
-
+# %% ../../nbs/evaluation/50_strategies.ipynb #87651ac5
 STRATEGIES: Registry[Any] = Registry('strategy')
 register_strategy = STRATEGIES.register
 
@@ -73,7 +73,7 @@ def strategy_to_dict(
     name = next((name for name, known in STRATEGIES.items() if known is kind), kind.__name__)
     return {'strategy': name, **strategy.config()}
 
-
+# %% ../../nbs/evaluation/50_strategies.ipynb #bb5095d6
 def strategy_from_dict(
     row: Mapping[str, Any],               # what `strategy_to_dict` gave
     model: Student | Teacher,             # who is asked
@@ -204,8 +204,7 @@ def majority(
 ) -> Trace:                   # the first with the most common answer, or the first of all
     "The vote over several samples of one problem"
     answers = [format.parse(trace.output, problem) for trace in traces]
-    votes = Counter(answer.value for answer in answers if answer is not None)
-    winner = votes.most_common(1)[0][0] if votes else None
+    winner = most_votes([answer.value for answer in answers if answer], problem)
     chosen = next((t for t, a in zip(traces, answers) if a and a.value == winner), traces[0])
     samples = tuple(trace.output for trace in traces)
     return replace(chosen, samples=samples, tokens=sum(trace.tokens for trace in traces))
@@ -252,10 +251,10 @@ class Likelihood:
 
     def logprobs(self, examples: Sequence[Example]) -> list[float]:
         "Log-probability of each target, normalised"
-        from cotkit.training.soft_targets import score
-        model, targets = self.model.model.eval(), [e.target for e in examples]
-        scored = score(model, self.model.tokenizer, [e.input for e in examples], targets,
-                                  self.model.arch, 1, self.batch_size)
+        from cotkit.training.teacher_tokens import TeacherModel, teacher_logprobs
+        model = TeacherModel(self.model.model, self.model.tokenizer, self.model.arch)
+        inputs, targets = [e.input for e in examples], [e.target for e in examples]
+        scored = teacher_logprobs(model, inputs, targets, 1, self.batch_size)
         splits = scored.spans.splits
         units = {'sum': [1] * len(targets), 'token': splits[1:] - splits[:-1],
                  'byte': [len(t.encode()) for t in targets]}[self.normalise]

@@ -5,345 +5,229 @@
 # %% ../../nbs/papers/model_specialization.ipynb #40b1f569
 from __future__ import annotations
 
-import argparse, hashlib, json, sys, tempfile
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from itertools import zip_longest
+import math, sys
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
-from random import Random
-from typing import Any, ClassVar, Iterable, Mapping, Sequence
+from typing import Callable, Sequence
 
-from ..teachers.collect import RequestLimits, collect
-from ..teachers.protocol import SamplingParams
-from ..data.core import Example, Problem, Rationale
-from ..teachers.curate import Curated, curate
-from ..training.config import KDConfig, TrainConfig
-from ..training.distill import distill
-from ..evaluation.evaluate import Evaluation, evaluate
-from ..evaluation.strategies import SingleTurn
-from ..models.generate import DecodingParams
-from ..data.formats import AnswerOnly, FewShotAnswerOnly, FewShotCoT, Format, Mixture, ZeroShotCoT, demonstrations, gold_rationale
-from ..models.students import Size, Student, build_model, load_model, parameter_count
-from ..models.tokenizers import train_tokenizer
-from ..app.sweeps import sweep
-from ..data.records import RunRecord, Stages
-from ..training.specialize import Matching, read_matching, specialize
-from ..training.trainer import Monitor, TrainingSet
-from ..teachers.store import Store
-from ..data.abilities import ability_problems
-from ..data.mistakes import rephrase_steps
-from ..data.word_problems import OUT_OF_DISTRIBUTION, Wording, word_problems
-from ..data.tasks import Task
-from ..teachers.local import LocalTeacher
+import numpy as np
+
+from ..app.study import Claim, Study, digit_table, main
+from ..data.core import sample_path
+from ..data.records import RunRecord, read_records
+from ..data.word_problems import OUT_OF_DISTRIBUTION
+from ..evaluation.evaluate import select_checkpoint
+from ..evaluation.statistics import Estimate, contrast, mean_estimate, t_quantile
+from .specialization_runs import (MIXTURES, TEACHER_CELL, Cell, Settings,
+                                               TeacherSettings, run, study_parts)
 
 # %% auto #0
-__all__ = ['SETTINGS', 'MIXTURES', 'SHARED', 'RATES', 'RunningText', 'start', 'teacher', 'rationales', 'run', 'configs',
-           'checkpoint_configs', 'main']
+__all__ = ['OLD_SETTINGS', 'SIZES', 'FORM', 'GENERIC', 'CHOICES', 'Runs', 'SELECT', 'REPORT', 'RECORDS', 'FULL_SIZE', 'STUDY',
+           'read_study', 'over_cells', 'Results', 'changes', 'keeps', 'choose', 'choices_apart', 'size_effects',
+           'claims']
 
-# %% ../../nbs/papers/model_specialization.ipynb #addefff6
-SETTINGS: dict[str, Any] = {
-    'steps': [1, 2], 'longer': [3, 4], 'largest': 20,                     # word problems, in distribution and longer
-    'problems': 2500, 'validation': 80, 'test': 120, 'final test': 300,   # how many; `test` at each checkpoint
-    'out of distribution': [40, 60],                                      # validation and test problems of each kind
-    'abilities': ['count', 'parity', 'last_letters', 'member'],           # of the generic suite: those that such small starts learn
-    'generic': 4000, 'generic slack': 2, 'generic test': 100,             # problems, and words beyond the shortest question
-    'vocabulary': 512, 'shots': 1, 'pool': 16,                            # tokens; demonstrations of a prompt, and to draw from
-    'raw updates': 800, 'instruction updates': 1600, 'start seed': 0,     # what makes a start
-    'updates': 1200, 'checkpoints': 6, 'batch': 8, 'rate': 2e-3,          # specialization
-    'longest': 80,                                                        # tokens of an answer
-    'teacher': {'shape': [4, 160, 5], 'vocabulary': 768, 'problems': 6000, 'updates': 1400, 'rate': 2e-3, 'seed': 0,
-                'samples': 2, 'temperature': 0.7, 'top': 5}}
-
-# %% ../../nbs/papers/model_specialization.ipynb #4eb366d9
-def _word_problems(settings: Mapping[str, Any], split: str, n: int, kind: str = '') -> list[Problem]:
-    "Problems of a split; `kind` is one of `OUT_OF_DISTRIBUTION`. Outside training each program is told once"
-    told = word_problems(n if split == 'train' else 4 * n, steps=tuple(settings['longer' if kind == 'longer' else 'steps']), largest=settings['largest'], split=split,
-                         wording=Wording('unseen' if kind == 'unseen_phrasing' else 'plain', int(kind == 'distractors')))
-    if split == 'train': return told
-    once: dict[str, Problem] = {}
-    for problem in told: once.setdefault(problem.meta['program'], problem)
-    return list(once.values())[:n]
+# %% ../../nbs/papers/model_specialization.ipynb #c1e2263e
+OLD_SETTINGS = {
+    'steps': 'gold_steps', 'longer': 'longer_steps', 'largest': 'largest_number',
+    'final test': 'final_test', 'generic slack': 'generic_slack', 'generic test': 'generic_test',
+    'vocabulary': 'vocab_size', 'raw updates': 'raw_steps', 'start seed': 'start_seed',
+    'instruction updates': 'instruction_steps', 'updates': 'max_steps', 'batch': 'batch_size',
+    'rate': 'learning_rate', 'longest': 'max_new_tokens', 'top': 'top_k'}
 
 
-def _generic(settings: Mapping[str, Any], split: str, n: int) -> list[Problem]:
-    "Short problems of all generic abilities in turn"
-    def short(ability: str) -> list[Problem]:
-        drawn = ability_problems(ability, 3000 if split == 'train' else 400, 0, split)
-        least = min(len(p.question.split()) for p in drawn)
-        return [p for p in drawn if len(p.question.split()) <= least + settings['generic slack']]
+def read_study(
+    path: str | Path,   # records of this study, new or old
+) -> list[RunRecord]:   # in today's words
+    "The records of the study"
+    return [_renamed(r) if 'updates' in r.config['settings'] else r for r in read_records(path)]
 
-    return [problem for row in zip_longest(*map(short, settings['abilities'])) for problem in row if problem][:n]
+# %% ../../nbs/papers/model_specialization.ipynb #a61f94ee
+def _renamed(record: RunRecord) -> RunRecord:
+    def words(values): return {OLD_SETTINGS.get(k, k): v for k, v in values.items()}
 
-# %% ../../nbs/papers/model_specialization.ipynb #6ec58f79
-def _solved(problem: Problem) -> Rationale:
-    "The gold rationale; the bare answer where there are no steps"
-    if problem.gold_steps: return gold_rationale(problem)
-    return Rationale(problem.id, f'The answer is {problem.answer}.', answer=problem.answer, correct=True, teacher='gold')
+    settings = words(record.config['settings'])
+    few, many = settings.pop('out of distribution')
+    settings |= {'ood_validation': few, 'ood_test': many, 'starts': [],
+                 'teacher': words(settings['teacher'])}
+    blank = TEACHER_CELL if record.config['run'] == 'teacher' else {}
+    return replace(record, config={**blank, **record.config, 'settings': settings})
 
-# %% ../../nbs/papers/model_specialization.ipynb #75dadd60
-MIXTURES: dict[str, tuple[str, ...]] = {
-    'all four': ('zero-shot-cot', 'answer-only', 'few-shot-cot', 'few-shot-answer-only'),
-    'zero-shot': ('zero-shot-cot',),
-    'in-context': ('few-shot-cot',),
-    'answers and chains': ('zero-shot-cot', 'answer-only')}
-
-
-def _formats(pool: Sequence[Problem], settings: Mapping[str, Any]) -> dict[str, Format]:
-    "The four formats by name, with demonstrations out of `pool`"
-    shown = demonstrations(pool, [_solved(p) for p in pool])
-    few = {'demonstrations': shown, 'shots': settings['shots']}
-    return {f.name: f for f in (ZeroShotCoT(), AnswerOnly(), FewShotCoT(**few), FewShotAnswerOnly(**few))}
+# %% ../../nbs/papers/model_specialization.ipynb #d5f0ae10
+SIZES, FORM = ('nano', 'tiny', 'mini'), 'zero-shot-cot'
+GENERIC = f'generic {FORM}'
+CHOICES = ('size', 'start', 'matching', 'mixture')
+Runs = Sequence[RunRecord]
 
 
-def _mixture(name: str, pool: Sequence[Problem], settings: Mapping[str, Any], never: Iterable[Problem] = ()) -> Mixture:
-    "A mixture of `MIXTURES`, asked in its first format"
-    formats = tuple(_formats(pool, settings)[each] for each in MIXTURES[name])
-    return Mixture(formats, tuple(2 if f.name in (ZeroShotCoT.name, AnswerOnly.name) else 1 for f in formats), held_out=never)
+def over_cells(
+    values: Sequence[float],  # one of each cell
+    share: bool = True,       # whether they are shares
+) -> Estimate:
+    "Mean with a 95 % t-interval over cells"
+    n, mean = len(values), float(np.mean(values))
+    half = t_quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Estimate(mean, mean - half, mean + half, n, difference=True, share=share, freedom=n - 1)
 
-# %% ../../nbs/papers/model_specialization.ipynb #0598fdb4
-@dataclass(frozen=True)
-class RunningText(Format):
-    "A solved problem as plain text without any prompt: the first word is read, all the rest is written"
-    name: ClassVar[str] = 'running-text'
+# %% ../../nbs/papers/model_specialization.ipynb #8048a9c7
+class Results:
+    "The records of the study, and what is compared"
 
-    @property
-    def objective_weights(self) -> Mapping[str, float]: return {'rationale': 1.0}
+    def __init__(self,
+        records: Sequence[RunRecord],  # of `read_study`
+    ):
+        self.teacher = next(r for r in records if r.config['run'] == 'teacher')
+        self.students = [r for r in records if r.config['run'] == 'student']
+        self.steps = [int(step) for step in self.students[0].results['curve']]
 
-    def prompt(self, problem: Problem) -> str: return problem.question.split(' ', 1)[0]
+    def cell(self, **choice: str) -> Runs:
+        "The runs that differ from the shared cell in these choices, a seed each"
+        wanted = {name: choice.get(name, getattr(Cell, name)) for name in CHOICES}
+        runs = [r for r in self.students if all(r.config[k] == v for k, v in wanted.items())]
+        return sorted(runs, key=lambda r: r.seed)
 
-    def examples(self, problem: Problem, rationales: Sequence[Rationale] = ()) -> list[Example]:
-        first, rest = problem.question.split(' ', 1)
-        return [Example(first, '\n'.join((rest, *problem.gold_steps, problem.answer)), 'rationale', problem.id)]
+    def parameters(self, size: str) -> int:
+        "Of a student"
+        return self.cell(size=size)[0].results['parameters']
 
-# %% ../../nbs/papers/model_specialization.ipynb #45af4731
-def _kept(cache: str | Path, what: str, *depends: Any) -> Path:
-    "Where something is kept that depends on these values"
-    digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
-    return Path(cache)/f'{what}-{digest}'
+    def scores(self, runs: Runs, step: int, split: str) -> np.ndarray:
+        "Right or wrong at a checkpoint; `OOD test` joins the kinds out of distribution"
+        names = [split]
+        if split.startswith('OOD '): names = [f'{kind} {split[4:]}' for kind in OUT_OF_DISTRIBUTION]
+        return digit_table([''.join(r.results['curve'][str(step)][n] for n in names) for r in runs])
 
+    def accuracy(self, runs: Runs, step: int, split: str) -> Estimate:
+        "Accuracy at a checkpoint"
+        return mean_estimate(self.scores(runs, step, split))
 
-def _taught(student: Student, problems: Sequence[Problem], about: Sequence[Rationale], updates: int, settings: Mapping[str, Any], seed: int, rate: float) -> Student:
-    "A student after so many updates on these rationales"
-    with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(max_steps=updates, batch_size=settings['batch'], learning_rate=rate, train_seed=seed,
-                             overrides={'disable_tqdm': True, 'save_strategy': 'no'})
-        return distill(student, TrainingSet(problems, about), output_dir=folder, config=config)
+    def end(self, runs: Runs, form: str = FORM) -> np.ndarray:
+        "Right or wrong at the end, asked in a prompt form"
+        return digit_table([r.results['final'][form] for r in runs])
 
-# %% ../../nbs/papers/model_specialization.ipynb #352d19b0
-def _tokenizer(settings: Mapping[str, Any]):
-    "The students' tokenizer"
-    problems = [*_generic(settings, 'train', 1000), *_word_problems(settings, 'train', 1000)]
-    formats = [ZeroShotCoT(), AnswerOnly(), RunningText()]
-    examples = [e for p in problems for f in formats for e in f.examples(p, [_solved(p)])]
-    return train_tokenizer([text for e in examples for text in (e.input, ' ' + e.target)], 'causal', settings['vocabulary'])
+    def at_every_size(self, compare: Callable, **other: str) -> dict[str, Estimate]:
+        "A comparison of the shared choice with another one, at each size"
+        return {size: compare(self.cell(size=size), self.cell(size=size, **other))
+                for size in SIZES}
 
-# %% ../../nbs/papers/model_specialization.ipynb #68d1c639
-def start(
-    size: str,                     # a name out of `cotkit.models.students.SIZES`
-    kind: str,                     # `raw` or `instructed`
-    settings: Mapping[str, Any],   # as `SETTINGS`
-    cache: str | Path,             # a folder where starts are kept
-) -> Student:                      # before specialization
-    "A start checkpoint, made if it is not kept already"
-    made = ('abilities', 'generic', 'generic slack', 'start seed', 'vocabulary', 'steps', 'largest', 'batch', 'rate', 'raw updates', *(('instruction updates', 'shots', 'pool') if kind == 'instructed' else ()))
-    folder = _kept(cache, f'{kind}-{size}', {name: settings[name] for name in made})
-    if folder.is_dir(): return Student.load(folder)
-    problems = _generic(settings, 'train', settings['generic'])
-    if kind == 'raw':
-        tokenizer = _tokenizer(settings)
-        student = Student(build_model(size, tokenizer, 'causal', settings['start seed']), tokenizer, RunningText(), 'causal')
-    else: student = replace(start(size, 'raw', settings, cache), format=_mixture('all four', problems[:settings['pool']], settings))
-    student = _taught(student, problems, [_solved(p) for p in problems], settings[f'{"raw" if kind == "raw" else "instruction"} updates'], settings, settings['start seed'], settings['rate'])
-    replace(student, format=ZeroShotCoT()).save(folder)
-    return Student.load(folder)
+    def ends(self, first: Runs, second: Runs) -> Estimate:
+        "Difference at the end"
+        return contrast([(1, self.end(first)), (-1, self.end(second))])
 
-# %% ../../nbs/papers/model_specialization.ipynb #8bd06b24
-def _word_tokenizer(texts: Iterable[str], vocabulary: int):
-    "Byte-level byte pairs within words and numbers, as GPT-2 cuts them"
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=['<pad>', '</s>', '<s>'], show_progress=False,
-                                                             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token='<pad>', eos_token='</s>', bos_token='<s>', clean_up_tokenization_spaces=False,
-                                   split_special_tokens=True, padding_side='left')
+    def on_the_way(self, first: Runs, second: Runs) -> Estimate:
+        "Mean difference over the checkpoints"
+        later = self.steps[1:]
+        return contrast([(sign / len(later), self.scores(runs, step, 'test'))
+                         for sign, runs in ((1, first), (-1, second)) for step in later])
 
-# %% ../../nbs/papers/model_specialization.ipynb #e0cf9663
-def _told(problem: Problem, seed: int) -> Rationale:
-    "The gold rationale in one of several wordings"
-    return gold_rationale(replace(problem, gold_steps=tuple(rephrase_steps(problem, Random(f'{seed} {problem.id}')))))
+# %% ../../nbs/papers/model_specialization.ipynb #7758618d
+def changes(
+    results: Results,  # of the study
+    size: str,         # of the students
+) -> tuple[Estimate, Estimate, Estimate]:
+    "Gain on the target, loss of the generic suite, and how much more of it came early than late"
+    runs, (first, early, *_, last) = results.cell(size=size), results.steps
+    def at(step, split): return results.scores(runs, step, split)
+    gain = contrast([(1, at(last, 'test')), (-1, at(first, 'test'))])
+    loss = contrast([(1, at(first, GENERIC)), (-1, at(last, GENERIC))])
+    before = contrast([(1, at(first, GENERIC)), (1, at(last, GENERIC)), (-2, at(early, GENERIC))])
+    return gain, loss, before
 
+# %% ../../nbs/papers/model_specialization.ipynb #1c8a530f
+def keeps(
+    results: Results,  # of the study
+    size: str,         # of the students
+    mixture: str,      # what they were taught
+) -> Estimate:         # above zero: at least half of the accuracy in the other form
+    "Accuracy in the chain form that was not taught, minus half of that in the one that was"
+    own, other = (FORM, 'few-shot-cot') if mixture == 'zero-shot' else ('few-shot-cot', FORM)
+    runs = results.cell(size=size, mixture=mixture)
+    return contrast([(1, results.end(runs, other)), (-0.5, results.end(runs, own))])
 
-def teacher(
-    settings: Mapping[str, Any],   # as `SETTINGS`
-    cache: str | Path,             # a folder where it is kept
-) -> Student:                      # trained on gold rationales of problems that it will not be asked about
-    "The teacher, trained if it is not kept already"
-    about = settings['teacher']
-    folder = _kept(cache, 'teacher', about, settings['steps'], settings['largest'], settings['batch'], settings['problems'])
-    if folder.is_dir(): return Student.load(folder)
-    asked = {p.question for p in _word_problems(settings, 'train', settings['problems'])}
-    own = word_problems(about['problems'], 1, tuple(settings['steps']), settings['largest'])
-    own = [p for p in own if p.question not in asked]
-    told = [_told(p, about['seed']) for p in own]
-    texts = [text for p, r in zip(own, told) for e in ZeroShotCoT().examples(p, [r]) for text in (e.input, ' ' + e.target)]
-    tokenizer = _word_tokenizer(texts, about['vocabulary'])
-    student = Student(build_model(Size(*about['shape']), tokenizer, 'causal', about['seed']), tokenizer, ZeroShotCoT(), 'causal')
-    _taught(student, own, told, about['updates'], settings, about['seed'], about['rate']).save(folder)
-    return Student.load(folder)
-
-# %% ../../nbs/papers/model_specialization.ipynb #5f67c55b
-@lru_cache(maxsize=1)
-def _taught_by(text: str, cache: str | Path) -> Curated:
-    "What a teacher with these settings wrote, curated; text and not a dictionary, so that it is remembered within a process"
-    settings = json.loads(text)
-    about, problems = settings['teacher'], _word_problems(settings, 'train', settings['problems'])
-    master = teacher(settings, cache)
-    ledger = _kept(cache, 'ledger', text).with_suffix('.sqlite')
-    with Store(ledger) as store:
-        local = LocalTeacher(master.model, master.tokenizer, batch_size=128)
-        sampling = SamplingParams(about['samples'], about['temperature'], settings['longest'], about['top'])
-        collected = collect(problems, ZeroShotCoT(), local, store, sampling, RequestLimits(512, progress=False))
-    return curate(collected.rationales, problems, ZeroShotCoT())
+# %% ../../nbs/papers/model_specialization.ipynb #b94f8175
+SELECT = {'in distribution': 'validation', 'out of distribution': 'OOD validation'}
+REPORT = {'in distribution': 'test', 'out of distribution': 'OOD test'}
 
 
-def rationales(
-    settings: Mapping[str, Any],   # as `SETTINGS`
-    cache: str | Path,             # a folder where the ledger is kept
-) -> Curated:                      # correct ones, with log-probabilities
-    "The teacher's rationales about the training problems"
-    names = ('steps', 'largest', 'problems', 'batch', 'longest', 'teacher')
-    return _taught_by(json.dumps({name: settings[name] for name in names}, sort_keys=True), cache)
+def choose(
+    results: Results,   # of the study
+    record: RunRecord,  # of a student
+    select_on: str,     # a name of `SELECT`
+    report_on: str,     # a name of `REPORT`
+):
+    "The checkpoint that is chosen on some problems, and how it does on others"
+    def accuracy(step, split):
+        [row] = results.scores([record], step, split)
+        return {'correct': int(row.sum()), 'n': len(row)}
 
-# %% ../../nbs/papers/model_specialization.ipynb #483a1439
-def _sets(settings: Mapping[str, Any]) -> dict[str, list[Problem]]:
-    "The word problems of each set"
-    few, many = settings['out of distribution']
-    return {'validation': _word_problems(settings, 'validation', settings['validation']), 'test': _word_problems(settings, 'test', settings['test']),
-            **{f'{kind} validation': _word_problems(settings, 'validation', few, kind) for kind in OUT_OF_DISTRIBUTION},
-            **{f'{kind} test': _word_problems(settings, 'test', many, kind) for kind in OUT_OF_DISTRIBUTION}}
+    splits = (SELECT[select_on], REPORT[report_on])
+    checkpoints = {step: {s: accuracy(step, s) for s in splits} for step in results.steps[1:]}
+    return select_checkpoint(checkpoints, splits[:1], splits[1:])
 
-# %% ../../nbs/papers/model_specialization.ipynb #ff7a33a2
-def _digits(student: Student, problems: Sequence[Problem], format: Format, settings: Mapping[str, Any]) -> str:
-    "A digit for each problem, 1 if it was solved: what `Evaluation.from_summary` reads"
-    asked = SingleTurn(student, format, DecodingParams(settings['longest'], batch_size=128))
-    return evaluate(asked, problems).summary()['correct_bits']
+# %% ../../nbs/papers/model_specialization.ipynb #5da4dd42
+def choices_apart(
+    results: Results,  # of the study
+) -> tuple[Estimate, Estimate]:
+    "Selecting out of distribution minus in it, over cells: the step, and accuracy out of it"
+    cells = defaultdict(list)
+    for r in results.students:
+        out, within = (choose(results, r, on, 'out of distribution') for on in reversed(SELECT))
+        apart = out.step - within.step, out.test - within.test
+        cells[tuple(r.config[k] for k in CHOICES)].append(apart)
+    steps, points = np.transpose([np.mean(values, axis=0) for values in cells.values()])
+    return over_cells(steps, share=False), over_cells(points)
 
+# %% ../../nbs/papers/model_specialization.ipynb #67d5a7cd
+def size_effects(
+    results: Results,  # of the study
+) -> tuple[dict[str, Estimate], Estimate]:
+    "Growth from each size to the next, and how far the middle one is above the line over log size"
+    ends = {size: results.end(results.cell(size=size)) for size in SIZES}
+    growth = {f'{small} to {large}': contrast([(1, ends[large]), (-1, ends[small])])
+              for small, large in zip(SIZES, SIZES[1:])}
+    low, middle, high = (math.log(results.parameters(size)) for size in SIZES)
+    weight = (high - middle) / (high - low)
+    bend = contrast([(1, ends['tiny']), (-weight, ends['nano']), (weight - 1, ends['mini'])])
+    return growth, bend
 
-def _look(student: Student, sets: Mapping[str, Sequence[Problem]], generic: Sequence[Problem], settings: Mapping[str, Any]) -> dict[str, str]:
-    "How a student does on every set"
-    asked = student.format.formats[student.format.eval_format]
-    return {**{name: _digits(student, problems, asked, settings) for name, problems in sets.items()},
-            **{f'generic {f.name}': _digits(student, generic, f, settings) for f in (AnswerOnly(), ZeroShotCoT())}}
+# %% ../../nbs/papers/model_specialization.ipynb #dd34e38c
+def claims(
+    results: Results,  # of the study
+) -> list[Claim]:
+    "The verdicts of the page"
+    changed = [changes(results, size) for size in SIZES]
+    gains, losses, early = (dict(zip(SIZES, found)) for found in zip(*changed))
+    zero_shot, in_context = ({size: keeps(results, size, mixture) for size in SIZES}
+                             for mixture in ('zero-shot', 'in-context'))
+    lost = {s: replace(e, value=-e.value, low=-e.high, high=-e.low) for s, e in zero_shot.items()}
+    starts = results.at_every_size(results.ends, start='raw')
+    faster = results.at_every_size(results.on_the_way, matching='sample')
+    better = results.at_every_size(results.ends, matching='sample')
+    (step, points), (growth, bend) = choices_apart(results), size_effects(results)
+    line = 'It is a straight line over log size, within 10 points (as many as all of the growth)'
+    return [
+        Claim('1', 'Specialization lifts the target at every size', gains),
+        Claim('1', 'Generic chain of thought falls at every size', losses),
+        Claim('1', 'More than half of it before the first checkpoint', early),
+        Claim('2', 'An instructed start ends above a raw one', starts),
+        Claim('3', 'Distribution matching converges faster', faster),
+        Claim('3', 'Distribution matching ends better', better),
+        Claim('4', 'In-context data keeps zero-shot prompts', in_context),
+        Claim('4', 'Zero-shot data does not keep in-context prompts', lost),
+        Claim('5', 'The best checkpoint out of distribution is another', {'': step}, 'differs',
+              unit=' steps'),
+        Claim('5', 'Choosing out of distribution is better there', {'': points}),
+        Claim('6', 'Accuracy grows with size', growth), Claim('6', line, {'': bend}, 'within', 0.1)]
 
-# %% ../../nbs/papers/model_specialization.ipynb #6f9c09b9
-def _beginner(config: Mapping[str, Any], cache: str | Path) -> Student:
-    "The student before specialization: one of our starts, or a checkpoint as it is"
-    if config['start'] != 'checkpoint': return start(config['size'], config['start'], config['settings'], cache)
-    model, tokenizer, arch = load_model(config['size'])
-    return Student(model, tokenizer, ZeroShotCoT(), arch)
-
-# %% ../../nbs/papers/model_specialization.ipynb #eabf7f0f
-def _student_run(config: Mapping[str, Any], cache: str | Path) -> RunRecord:
-    "Specialise one student and measure it on the way"
-    settings, stages, curve = config['settings'], Stages(), []
-    with stages('teacher'): taught = rationales(settings, cache)
-    with stages('start'): student = _beginner(config, cache)
-    sets, problems = _sets(settings), _word_problems(settings, 'train', settings['problems'])
-    final = _word_problems(settings, 'test', settings['final test'])
-    pool, never = problems[:settings['pool']], [p for o in (*sets.values(), final) for p in o]
-    student.format = _mixture(config['mixture'], pool, settings, never)
-    generic = _generic(settings, 'test', settings['generic test'])
-
-    def look(student: Student) -> dict[str, float]:
-        with stages('evaluate'): curve.append(_look(student, sets, generic, settings))
-        return {}
-
-    look(student)
-    with tempfile.TemporaryDirectory() as folder, stages('train and evaluate'):
-        overrides = {'eval_steps': settings['updates'] // settings['checkpoints'], 'save_strategy': 'no', 'disable_tqdm': True}
-        training = TrainConfig(max_steps=settings['updates'], batch_size=settings['batch'], train_seed=config['seed'],
-                               learning_rate=settings['rate'], overrides=overrides)
-        specialize(student, TrainingSet(problems, taught.kept, held_out=never), output_dir=folder, config=training,
-                   matching=Matching(KDConfig(float(config['matching'] == 'distribution'))), monitor=Monitor(validate=look))
-        coverage = read_matching(folder)['coverage']
-    with stages('final'): forms = {name: _digits(student, final, f, settings) for name, f in _formats(pool, settings).items() if name != 'few-shot-answer-only'}
-    every = settings['updates'] // settings['checkpoints']
-    results = {'parameters': parameter_count(student.model), 'coverage': round(coverage, 4), 'curve': {str(i * every): looked for i, looked in enumerate(curve)}, 'final': forms}
-    return RunRecord(config, config['seed'], data=_fingerprints(settings), seconds=stages.seconds, results=results)
-
-# %% ../../nbs/papers/model_specialization.ipynb #6dd3717b
-def _fingerprints(settings: Mapping[str, Any]) -> dict[str, str]:
-    "What the problems are, by a hash of their content"
-    words = Task('word_problems', {'train': _word_problems(settings, 'train', settings['problems']), **_sets(settings)}, 'number')
-    generic = Task('generic', {'train': _generic(settings, 'train', settings['generic']), 'test': _generic(settings, 'test', settings['generic test'])}, 'text')
-    return {task.name: task.fingerprint() for task in (words, generic)}
-
-
-def _teacher_run(config: Mapping[str, Any], cache: str | Path) -> RunRecord:
-    "Train the teacher, ask it, curate what it wrote"
-    settings, stages = config['settings'], Stages()
-    with stages('train'): master = teacher(settings, cache)
-    with stages('collect'): curated = rationales(settings, cache)
-    return RunRecord(config, config['seed'], data=_fingerprints(settings), seconds=stages.seconds,
-                     results={'parameters': parameter_count(master.model), 'vocabulary': len(master.tokenizer), **curated.to_dict()})
-
-# %% ../../nbs/papers/model_specialization.ipynb #582b4c41
-def run(
-    config: Mapping[str, Any],     # one of `configs()`
-    cache: str | Path = '_cache',  # a folder where starts, the teacher and its ledger are kept
-) -> RunRecord:                    # every answer as a digit, at every checkpoint
-    "One run of the study: the teacher's, or a student's"
-    return (_teacher_run if config['run'] == 'teacher' else _student_run)(config, Path(cache))
-
-# %% ../../nbs/papers/model_specialization.ipynb #725875f2
-SHARED: dict[str, str] = {'size': 'tiny', 'start': 'instructed', 'matching': 'distribution', 'mixture': 'zero-shot'}
-RATES: dict[str, float] = {'mini': 1e-3} # learning rates of sizes that want another one than `SETTINGS` has
-_CORE: tuple[dict[str, str], ...] = (
-    {}, {'matching': 'sample'}, {'size': 'nano'}, {'size': 'mini'}, {'start': 'raw'}, {'mixture': 'in-context'}, {'mixture': 'all four'}, {'mixture': 'answers and chains'})
-_FURTHER: tuple[dict[str, str], ...] = (
-    {'size': 'nano', 'matching': 'sample'}, {'size': 'nano', 'start': 'raw'}, {'size': 'nano', 'mixture': 'in-context'},
-    {'size': 'mini', 'matching': 'sample'}, {'size': 'mini', 'start': 'raw'}, {'size': 'mini', 'mixture': 'in-context'})
-
-
-def configs(
-    seeds: Iterable[int] = (0, 1, 2),              # of specialization
-    settings: Mapping[str, Any] = SETTINGS,        # what is held fixed
-) -> list[dict[str, Any]]:                         # the teacher's run, then the students'
-    "The runs of the study, most telling first"
-    seeds = list(seeds)
-    students = [{'run': 'student', **SHARED, **cell, 'seed': seed} for cells in (_CORE, _FURTHER) for seed in seeds for cell in cells]
-    rated = [{**o, 'settings': {**settings, 'rate': RATES.get(o['size'], settings['rate'])}} for o in students]
-    return [{'run': 'teacher', 'seed': settings['teacher']['seed'], 'settings': dict(settings)}, *rated]
-
-# %% ../../nbs/papers/model_specialization.ipynb #5283655c
-def checkpoint_configs(
-    checkpoint: str,                               # a name on the hub, or a folder
-    seeds: Iterable[int] = (0, 1, 2),              # of specialization
-    settings: Mapping[str, Any] = SETTINGS,        # what is held fixed
-) -> list[dict[str, Any]]:                         # both ways of matching, in all mixtures
-    "The runs of a student that starts from somebody's checkpoint"
-    cells = [{'matching': matching, 'mixture': mixture} for mixture in MIXTURES for matching in ('distribution', 'sample')]
-    return [{'run': 'student', 'size': str(checkpoint), 'start': 'checkpoint', **cell, 'seed': seed, 'settings': dict(settings)} for seed in seeds for cell in cells]
-
-# %% ../../nbs/papers/model_specialization.ipynb #51b379f4
-def main(
-    arguments: Sequence[str] | None = None,  # of the command line
-) -> int:                                    # 0
-    "Make or go on with the study"
-    parser = argparse.ArgumentParser(prog='python -m cotkit.papers.model_specialization', description='Make the runs of the study that the records do not have yet.')
-    parser.add_argument('--records', required=True, help='a JSON lines file that grows with each run')
-    parser.add_argument('--cache', required=True, help='a folder for the teacher, its ledger and the starts')
-    parser.add_argument('--workers', type=int, default=1, help='runs side by side')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--checkpoint', help='a name on the hub or a folder: specialise this one instead of our starts')
-    parser.add_argument('--settings', type=json.loads, default={}, help='JSON with settings that should be otherwise')
-    asked = parser.parse_args(arguments)
-    settings = {**SETTINGS, **asked.settings}
-    wanted = checkpoint_configs(asked.checkpoint, asked.seeds, settings) if asked.checkpoint else configs(asked.seeds, settings)
-    sweep(partial(run, cache=asked.cache), wanted, asked.records, asked.workers)
-    return 0
-
-# %% ../../nbs/papers/model_specialization.ipynb #86a3cee3
-if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())
+# %% ../../nbs/papers/model_specialization.ipynb #cdc8a141
+RECORDS = (sample_path('recorded_svamp/train.jsonl').parents[2]/'papers'/'records'
+           /'model_specialization.jsonl')
+FULL_SIZE = Settings(
+    gold_steps=(2, 4), longer_steps=(5, 6), largest_number=60, problems=7500, validation=500,
+    test=500, final_test=1000, ood_validation=500, ood_test=500, generic_test=800, shots=4,
+    max_new_tokens=256, max_steps=10_000, batch_size=64, learning_rate=5e-4,
+    teacher=TeacherSettings(
+        shape=(8, 512, 8), problems=50_000, max_steps=20_000, learning_rate=5e-4, samples=10),
+    starts=('google/t5-v1_1-base', 'google/flan-t5-base', 'google/flan-t5-large',
+            'google/flan-t5-xl'))
+STUDY = Study('model_specialization', run, study_parts, Settings(), FULL_SIZE, read_study)
+if __name__ == '__main__' and '__file__' in globals(): sys.exit(main(STUDY))

@@ -6,29 +6,98 @@
 from __future__ import annotations
 
 import hashlib, json, os, re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
 from ..data.core import CotkitError, Problem, Row
-from ..evaluation.evaluate import Evaluation, Estimate
-from ..models.students import Student, parameter_count
 from ..data.records import RunRecord
-from .figures import model_card
+from ..evaluation.evaluate import Evaluation
+from ..evaluation.statistics import Estimate
+from ..models.students import Student, parameter_count
+from .figures import estimates
 
 # %% auto #0
-__all__ = ['Published', 'publish']
+__all__ = ['ModelCard', 'model_card', 'Upload', 'Published', 'publish']
+
+# %% ../../nbs/reporting/62_publish.ipynb #0cca4c7d
+@dataclass(frozen=True)
+class ModelCard:
+    "What a person says about a student"
+    name: str = ''                # its name; that of the repository or the folder if empty
+    info: Mapping[str, Any] = field(default_factory=dict)      # such as teacher and data
+    license: str = ''             # as a hub names it, such as `apache-2.0`
+    example: Problem | None = None  # a problem that shows how to ask it; apples if None
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # more front matter
+    sections: Mapping[str, str] = field(default_factory=dict)  # more sections: heading to markdown
+
+# %% ../../nbs/reporting/62_publish.ipynb #18dfc7b3
+def _line(text: Any) -> str:
+    "Text on one line of markdown, without the signs that would end a table cell or begin HTML"
+    if isinstance(text, (list, tuple)): text = ', '.join(map(str, text))
+    return ' '.join(str(text).split()).replace('|', '\\|').replace('<', '&lt;')
+
+# %% ../../nbs/reporting/62_publish.ipynb #b6fb75df
+def _results(evaluations: Iterable[Evaluation | Estimate]) -> str:
+    "A row for each student and split"
+    rows = ['| student | problems | accuracy | 95 % interval | n | seeds |',
+            '|---|---|---|---|---|---|']
+    for e in estimates(evaluations):
+        value, low, high = (f'{100 * o:.1f}' for o in (e.value, e.low, e.high))
+        rows.append(f'| {_line(e.name)} | {_line(e.split)} | {value} % | {low} – {high} % '
+                    f'| {e.n:,} | {len(e.by_seed)} |')
+    return '\n'.join(rows)
+
+# %% ../../nbs/reporting/62_publish.ipynb #a40f6fc2
+def _front_matter(card: ModelCard) -> str:
+    "What a hub sorts by"
+    front = {'library_name': 'transformers', 'tags': ['cotkit', 'distillation', 'chain-of-thought']}
+    if card.license: front['license'] = card.license
+    return '\n'.join(f'{k}: {json.dumps(v)}' for k, v in {**front, **card.metadata}.items())
+
+# %% ../../nbs/reporting/62_publish.ipynb #5dc23503
+def _origin(record: RunRecord) -> list[str]:
+    "How a student was made: versions, data and the whole configuration"
+    data = {f'data {k}': v for k, v in record.data.items()}
+    facts = {'seed': record.seed, **record.versions, **record.git, **data}
+    config = json.dumps(record.config, ensure_ascii=False, indent=1, default=str)
+    lines = '\n'.join(f'- {_line(k)}: `{_line(v)}`' for k, v in facts.items())
+    config = config.replace('```', "'''")
+    return ['## How it was made', lines, f'```json\n{config}\n```']
+
+# %% ../../nbs/reporting/62_publish.ipynb #93c6c5c6
+_OPENING = ('A student distilled with cotkit. It is a plain `transformers` checkpoint and loads '
+            'without cotkit.')
+_READING = ('Accuracy is exact match of the answer; an output without a readable answer counts as '
+            'wrong.')
+
+
+def model_card(
+    card: ModelCard,                                    # what a person says
+    evaluations: Iterable[Evaluation | Estimate] = (),  # how it does
+    record: RunRecord | None = None,                    # how it came about
+) -> str:                                               # markdown
+    "The model card of a student"
+    about = '\n'.join(f'- **{_line(k)}**: {_line(v)}' for k, v in card.info.items())
+    parts = [f'---\n{_front_matter(card)}\n---\n\n# {_line(card.name)}', _OPENING, about]
+    if found := list(evaluations): parts += ['## Results', _results(found), _READING]
+    for heading, text in card.sections.items(): parts += [f'## {_line(heading)}', text]
+    if record: parts += _origin(record)
+    return '\n\n'.join(parts) + '\n'
 
 # %% ../../nbs/reporting/62_publish.ipynb #2648b0ae
-_FROM_CONFIG = ('task', 'data', 'teacher', 'recipe', 'steps')
+_FROM_CONFIG = ('task', 'data', 'teacher', 'recipe', 'max_steps')
 
 
 def _facts(student: Student, record: RunRecord | None, info: Mapping[str, Any]) -> dict[str, Any]:
     "The lines at the head of a card; a given one replaces what was read off"
     config = record.config if record else {}
-    size = f'{parameter_count(student.model):,} ({parameter_count(student.model, embeddings=False):,} without embeddings)'
-    return {'base': student.base or 'none: trained from random weights', 'architecture': f'{type(student.model).__name__} ({student.arch})', 'parameters': size,
-            'format': student.format.name, **{name: config[name] for name in _FROM_CONFIG if config.get(name) not in (None, '', [])}, **info}
+    counts = [f'{parameter_count(student.model, each):,}' for each in (True, False)]
+    known = {name: config[name] for name in _FROM_CONFIG if config.get(name) not in (None, '', [])}
+    return {'base': student.base or 'none: trained from random weights',
+            'architecture': f'{type(student.model).__name__} ({student.arch})',
+            'parameters': '{} ({} without embeddings)'.format(*counts),
+            'format': student.format.name, **known, **info}
 
 # %% ../../nbs/reporting/62_publish.ipynb #10f94d7c
 _HUB_NAME = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
@@ -36,8 +105,8 @@ _HUB_NAME = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
 
 def _metadata(student: Student) -> dict[str, Any]:
     "Front matter that follows from the student"
-    base = {'base_model': student.base} if student.base and _HUB_NAME.fullmatch(student.base) else {}
-    return {'pipeline_tag': 'text-generation', **base}
+    named = student.base and _HUB_NAME.fullmatch(student.base)
+    return {'pipeline_tag': 'text-generation', **({'base_model': student.base} if named else {})}
 
 # %% ../../nbs/reporting/62_publish.ipynb #51eb4af8
 _PLAIN = '''```python
@@ -53,7 +122,9 @@ print(tokenizer.decode({answer}, skip_special_tokens=True))
 
 def _plain_use(student: Student, prompt: str, name: str) -> str:
     "Code that asks a student with `transformers` alone"
-    kind, answer = ('AutoModelForCausalLM', "output[0, inputs['input_ids'].shape[1]:]") if student.arch == 'causal' else ('AutoModelForSeq2SeqLM', 'output[0]')
+    kind, answer = 'AutoModelForSeq2SeqLM', 'output[0]'
+    if student.arch == 'causal':
+        kind, answer = 'AutoModelForCausalLM', "output[0, inputs['input_ids'].shape[1]:]"
     return _PLAIN.format(kind=kind, name=repr(name), prompt=_literal(prompt), answer=answer)
 
 # %% ../../nbs/reporting/62_publish.ipynb #f8db3ce9
@@ -69,11 +140,16 @@ print(student.format.parse(output, problem))
 ```'''
 
 
-def _cotkit_use(example: Problem, name: str, repo: str | None) -> str:
+_DOWNLOAD = 'from huggingface_hub import snapshot_download\n'
+
+
+def _cotkit_use(example: Problem, name: str) -> str:
     "Code that asks a student with cotkit, which also reads the answer"
-    imports, folder = ('from huggingface_hub import snapshot_download\n', f'snapshot_download({name!r})') if repo else ('', repr(name))
-    return _COTKIT.format(imports=imports, folder=folder, question=_literal(example.question), gold=_literal(example.answer),
-                          kind=repr(example.kind), choices=_literal(example.choices))
+    imports, folder = '', repr(name)
+    if not name.startswith('./'): imports, folder = _DOWNLOAD, f'snapshot_download({name!r})'
+    return _COTKIT.format(imports=imports, folder=folder, question=_literal(example.question),
+                          gold=_literal(example.answer), kind=repr(example.kind),
+                          choices=_literal(example.choices))
 
 # %% ../../nbs/reporting/62_publish.ipynb #b494e19a
 def _literal(value: Any) -> str:
@@ -81,85 +157,123 @@ def _literal(value: Any) -> str:
     return repr(value).replace('`', '\\x60')
 
 # %% ../../nbs/reporting/62_publish.ipynb #1c5361a2
-def _limits(student: Student, evaluations: Sequence[Evaluation | Estimate]) -> str:
+_ELSEWHERE = 'On others it may do much worse, also on some that look alike to a person.'
+_ALWAYS = ('Where an answer is right, the reasoning before it may still be wrong; it was taught by '
+           'imitation.',
+           'Mistakes and bias of the teacher and of the data are passed on, and their licences may '
+           'bind whoever uses the student.')
+
+
+def _limits(evaluations: Sequence[Evaluation | Estimate]) -> str:
     "What somebody should know before relying on a student"
-    measured = ', '.join(dict.fromkeys(e.split for e in evaluations if e.split))
-    return '\n'.join([
-        f'- It was measured on {f"these problems only: {measured}" if measured else "nothing yet"}. On others it may do much worse, also on some that look alike to a person.',
-        '- Where an answer is right, the reasoning before it may still be wrong; it was taught by imitation.',
-        '- Mistakes and bias of the teacher and of the data are passed on, and their licences may bind whoever uses the student.'])
+    splits = ', '.join(dict.fromkeys(e.split for e in evaluations if e.split))
+    measured = f'these problems only: {splits}' if splits else 'nothing yet'
+    limits = (f'It was measured on {measured}. {_ELSEWHERE}', *_ALWAYS)
+    return '\n'.join(f'- {limit}' for limit in limits)
 
 # %% ../../nbs/reporting/62_publish.ipynb #b2ae93ee
 _MARK = '\n<!-- Written by cotkit, '
 
 
-def _signed(card: str) -> str: return f'{card}{_MARK}{hashlib.sha256(card.encode()).hexdigest()[:16]} -->\n'
+def _signed(card: str) -> str:
+    return f'{card}{_MARK}{hashlib.sha256(card.encode()).hexdigest()[:16]} -->\n'
 
 
 def _check_readme(file: Path) -> None:
     "A `CotkitError` if a README is somebody's own work"
     text = file.read_text(encoding='utf-8', errors='replace') if file.is_file() else ''
     if text and text != _signed(text.rpartition(_MARK)[0]):
-        raise CotkitError('was edited, or cotkit did not write it', 'Choose another folder, or move this file away.', file=file)
+        raise CotkitError('was edited, or cotkit did not write it',
+                          'Choose another folder, or move this file away.', file=file)
 
 # %% ../../nbs/reporting/62_publish.ipynb #c3feaabb
-_APPLES = Problem('apples-1', 'Ann has 3 apples. She buys 4 bags with 2 apples each. How many apples does Ann have now?', '11')
+_APPLES = Problem('apples-1', 'Ann has 3 apples. She buys 4 bags with 2 apples each. '
+                  'How many apples does Ann have now?', '11')
+_USE = '''It expects this form of prompt:
+
+{plain}
+
+With cotkit, which also reads the answer:
+
+{cotkit}'''
 
 
-def _card(student: Student, name: str, place: str, repo: str | None, evaluations: Sequence[Evaluation | Estimate], record: RunRecord | None,
-          info: Mapping[str, Any], license: str, example: Problem | None) -> str:
+def _card(student: Student, card: ModelCard, evaluations, record, place: str) -> str:
     "The whole card, signed"
-    example = example or _APPLES
-    use = f'It expects this form of prompt:\n\n{_plain_use(student, student.format.prompt(example), place)}\n\nWith cotkit, which also reads the answer:\n\n{_cotkit_use(example, place, repo)}'
-    return _signed(model_card(name, _facts(student, record, info), record, evaluations, license, _metadata(student),
-                              {'How to use it': use, 'Limits': _limits(student, evaluations)}))
+    example = card.example or _APPLES
+    use = _USE.format(plain=_plain_use(student, student.format.prompt(example), place),
+                      cotkit=_cotkit_use(example, place))
+    sections = {'How to use it': use, 'Limits': _limits(evaluations), **card.sections}
+    card = replace(card, info=_facts(student, record, card.info), sections=sections,
+                   metadata={**_metadata(student), **card.metadata})
+    return _signed(model_card(card, evaluations, record))
 
 # %% ../../nbs/reporting/62_publish.ipynb #8570cfb7
 def _hub_token(repo: str) -> str:
-    "The token from the environment; a `CotkitError` if there is none or the repository has no proper name"
+    "The token from the environment; a `CotkitError` without one, or without a proper repository"
     from huggingface_hub.utils import HFValidationError, validate_repo_id
     try: validate_repo_id(repo)
     except HFValidationError: proper = False
     else: proper = '/' in repo
-    if not proper: raise CotkitError(f'is {repo!r}', 'Name owner and student, such as ann/apples.', field='repo')
+    if not proper:
+        raise CotkitError(f'is {repo!r}', 'Name owner and student: ann/apples.', field='repo')
     token = os.environ.get('HF_TOKEN', '').strip()
-    if not token: raise CotkitError('there is no token for the hub', 'Set HF_TOKEN to one that may write.', field='repo')
-    if not (token.isascii() and token.isprintable()): raise CotkitError('the token in HF_TOKEN has characters that no HTTP header can carry', 'Copy it again.')
+    if not token:
+        raise CotkitError('there is no token for the hub', 'Set HF_TOKEN to one that may write.',
+                          field='repo')
+    if not (token.isascii() and token.isprintable()):
+        raise CotkitError('the token in HF_TOKEN has characters that no HTTP header can carry',
+                          'Copy it again.')
     return token
 
 # %% ../../nbs/reporting/62_publish.ipynb #81478ce9
 _REFUSED = {401: ('the hub refused the token (HTTP 401)', 'Set HF_TOKEN to a valid token.'),
-            403: ('the token may not write to {repo} (HTTP 403)', 'Set HF_TOKEN to a token with write permission for {owner}.')}
+            403: ('the token may not write to {repo} (HTTP 403)',
+                  'Set HF_TOKEN to a token with write permission for {owner}.')}
 
 
 def _hub_error(error: Exception, repo: str, folder: Path) -> CotkitError:
     "What went wrong with an upload, in one line and without the token"
     from huggingface_hub.errors import OfflineModeIsEnabled
-    status, words = _status(error), ' '.join(str(getattr(error, 'server_message', None) or error).split())[:200].rstrip('.')
+    status, words = _status(error), str(getattr(error, 'server_message', None) or error)
+    words = ' '.join(words.split())[:200].rstrip('.')
     kept = f'{folder} is written: the same call uploads it.'
-    if isinstance(error, OfflineModeIsEnabled): return CotkitError('the hub is switched off by HF_HUB_OFFLINE', f'Unset it. {kept}')
+    if isinstance(error, OfflineModeIsEnabled):
+        return CotkitError('the hub is switched off by HF_HUB_OFFLINE', f'Unset it. {kept}')
     if status in _REFUSED:
-        problem, remedy = (o.format(repo=repo, owner=repo.partition('/')[0]) for o in _REFUSED[status])
+        owner = repo.partition('/')[0]
+        problem, remedy = (words.format(repo=repo, owner=owner) for words in _REFUSED[status])
         return CotkitError(problem, f'{remedy} {kept}')
     if status: return CotkitError(f'the hub did not take {repo} (HTTP {status}: {words})', kept)
-    return CotkitError(f'cannot upload {repo} ({type(error).__name__}: {words})', f'Check the network. {kept}')
+    kind = type(error).__name__
+    return CotkitError(f'cannot upload {repo} ({kind}: {words})', f'Check the network. {kept}')
 
-
+# %% ../../nbs/reporting/62_publish.ipynb #3035c8c9
 def _status(error: BaseException | None) -> int | None:
     "The HTTP status behind an error, which may be several causes deep"
     if error is None: return None
-    return getattr(getattr(error, 'response', None), 'status_code', None) or _status(error.__cause__)
+    status = getattr(getattr(error, 'response', None), 'status_code', None)
+    return status or _status(error.__cause__)
 
 # %% ../../nbs/reporting/62_publish.ipynb #6efb4f97
-def _upload(folder: Path, repo: str, private: bool, token: str) -> tuple[str, str]:
+def _upload(folder: Path, upload: Upload, token: str) -> tuple[str, str]:
     "The address and the commit of a folder on the hub"
     from huggingface_hub import HfApi
     api, failed = HfApi(endpoint=os.environ.get('HF_ENDPOINT') or None, token=token), None
     try:
-        url = api.create_repo(repo, private=private, exist_ok=True)
-        return str(url), api.upload_folder(folder_path=folder, repo_id=repo, commit_message='Upload student with cotkit').oid
-    except Exception as e: failed = _hub_error(e, repo, folder) # a client's exceptions carry the request, and with it the token
-    raise failed
+        url = api.create_repo(upload.repo, private=upload.private, exist_ok=True)
+        done = api.upload_folder(folder_path=folder, repo_id=upload.repo,
+                                 commit_message='Upload student with cotkit')
+        return str(url), done.oid
+    except Exception as e: failed = _hub_error(e, upload.repo, folder)
+    raise failed  # outside: the exceptions of a client carry the request, and with it the token
+
+# %% ../../nbs/reporting/62_publish.ipynb #86ac9072
+@dataclass(frozen=True)
+class Upload:
+    "Where on a hub a student goes"
+    repo: str             # owner and name, such as `ann/apples`
+    private: bool = True  # whether a repository that is made now is private
 
 # %% ../../nbs/reporting/62_publish.ipynb #d3257aac
 @dataclass(frozen=True)
@@ -171,23 +285,19 @@ class Published(Row):
 
 # %% ../../nbs/reporting/62_publish.ipynb #2408fc87
 def publish(
-    student: Student | str | Path,                     # a student, or the folder of one
-    folder: str | Path,                                # where it is written; an earlier student there is replaced
-    evaluations: Iterable[Evaluation | Estimate] = (),  # how it does; several seeds of one split are put together
-    record: RunRecord | None = None,                   # how it came about
-    name: str = '',                                    # its name; that of the repository or the folder if empty
-    info: Mapping[str, Any] | None = None,             # what else to say about it, such as teacher and data
-    license: str = '',                                 # as a hub names it, such as `apache-2.0`
-    example: Problem | None = None,                    # a problem to show in the card; apples if None
-    repo: str | None = None,                           # where to upload it, such as `ann/apples`; None leaves it here
-    private: bool = True,                              # whether a repository that is made now is private
-) -> Published:                                        # the folder and the address
-    "Write a student with its model card, and upload it if `repo` names a place; a `CotkitError` on a README of somebody's own, a missing token or a hub that refuses"
-    path = Path(folder).expanduser().absolute()
-    token = _hub_token(repo) if repo else ''
+    student: Student | str | Path,                      # a student, or the folder of one
+    folder: str | Path,                                 # where it goes; an earlier one is replaced
+    evaluations: Iterable[Evaluation | Estimate] = (),  # how it does; seeds are put together
+    record: RunRecord | None = None,                    # how it came about
+    card: ModelCard = ModelCard(),                      # what else to say about it
+    upload: Upload | None = None,                       # where to upload it; None leaves it here
+) -> Published:                                         # the folder and the address
+    "Write a student with its card; a `CotkitError` on an edited README or if a hub refuses"
+    path, repo = Path(folder).expanduser().absolute(), upload.repo if upload else ''
+    token = _hub_token(repo) if upload else ''
     if not isinstance(student, Student): student = Student.load(student)
     _check_readme(path/'README.md')
-    name = name or (repo or path.name).rpartition('/')[2]
-    card = _card(student, name, repo or f'./{path.name}', repo, list(evaluations), record, info or {}, license, example)
-    student.save(path, {'README.md': card})
-    return Published(str(path), *(_upload(path, repo, private, token) if repo else ()))
+    card = replace(card, name=card.name or (repo or path.name).rpartition('/')[2])
+    text = _card(student, card, list(evaluations), record, repo or f'./{path.name}')
+    student.save(path, {'README.md': text})
+    return Published(str(path), *(_upload(path, upload, token) if upload else ()))

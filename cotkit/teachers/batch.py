@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Iterator
@@ -16,7 +15,7 @@ from ..data.formats import Format
 from .collect import requests_for
 from .openai import OpenAITeacher, completion_from_reply, status_error
 from .protocol import SamplingParams, TeacherError
-from .store import Store
+from .store import Store, as_store
 
 # %% auto #0
 __all__ = ['REQUESTS_PER_FILE', 'BYTES_PER_FILE', 'write_batch', 'BatchResults', 'read_batch']
@@ -55,7 +54,7 @@ def write_batch(
 ) -> list[Path]:                                  # the files; none if the store has everything
     "Write the requests that have no answer yet for a batch job, and send nothing"
     asked, path, files = requests_for(list(problems), format, teacher, sampling), Path(path), []
-    with nullcontext(store) if isinstance(store, Store) else Store(store) as opened:
+    with as_store(store) as opened:
         missing = {each.key: each.request for each in asked if each.request not in opened}
     lines = (_line(key, teacher.body(request)) for key, request in missing.items())
     for number, chunk in enumerate(_chunks(lines), 1):
@@ -102,7 +101,7 @@ def read_batch(
     requests = {each.key: each.request for each in asked}
     kept, known, unmatched, failed = 0, 0, 0, []
     files = [paths] if isinstance(paths, (str, Path)) else paths
-    with nullcontext(store) if isinstance(store, Store) else Store(store) as opened:
+    with as_store(store) as opened:
         for row in (row for path in files for row in read_jsonl(path, required=('custom_id',))):
             key = str(row['custom_id'])
             if key not in requests:

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import asyncio, contextvars, threading, time, warnings
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Coroutine, Iterable, Mapping, Sequence
 
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..data.core import Completion, CotkitError, Problem, Rationale, Request, html_table
 from ..data.formats import Format
 from .rate_limits import AdaptiveConcurrency, Budget, RequestLimits, backoff_seconds
-from .store import Store
+from .store import Store, as_store
 from .protocol import (
     NoAnswerError, SamplingParams, Teacher, TeacherError, TeacherTimeout, check_answer)
 
@@ -97,12 +97,14 @@ class CollectState:
         self.received: dict[str, Completion] = {}
         self.failed: dict[str, str] = {}
         self.unanswered: set[str] = set()
-        self.tokens, self.failures_in_a_row = 0, 0
+        self.tokens = 0
+        self.failing: set[Request] = set()  # one request for each problem that failed in a row
         self.stopped, self.error = '', None  # why nothing is sent any more, and what will be raised
 
     def answered(self, key: str, completion: Completion) -> None:
         self.received[key] = completion
-        self.failures_in_a_row, self.last_answer = 0, self.clock()
+        self.failing.clear()
+        self.last_answer = self.clock()
 
     def abort(self, error: Exception) -> None:
         "Send nothing any more, and raise this when what is in flight has arrived"
@@ -128,9 +130,9 @@ class CollectState:
     def _give_up(self, pending: PendingRequest, error: TeacherError) -> None:
         self.failed[pending.key] = str(error)
         if isinstance(error, NoAnswerError): self.unanswered.add(pending.key)
-        self.failures_in_a_row += error.retryable or error.status is not None
-        if self.failures_in_a_row >= max(20, self.limits.max_concurrency):
-            problems = f'{self.failures_in_a_row} problems in a row failed'
+        if error.retryable or error.status: self.failing.add(replace(pending.request, sample=0))
+        if len(self.failing) >= max(20, self.limits.max_concurrency):
+            problems = f'{len(self.failing)} problems in a row failed'
             self.stopped = f'{problems}, the last one with: {error}'
 
 # %% ../../nbs/teachers/24_collect.ipynb #4f119191
@@ -196,16 +198,15 @@ class Collector:
 # %% ../../nbs/teachers/24_collect.ipynb #81e43f75
 async def _work(collector: Collector) -> None:
     "One worker: take one request after the other, until cancelled"
-    state, concurrency = collector.state, collector.concurrency
     while True:
         pending = await collector.queue.get()
-        await concurrency.enter()
+        await collector.concurrency.enter()
         try:
-            if not state.stopped: await collector.attempt(pending)
-        except Exception as e: state.abort(e)
+            if not collector.state.stopped: await collector.attempt(pending)
+        except Exception as e: collector.state.abort(e)
         finally:
-            concurrency.leave()
-            over = state.stopped and not concurrency.active
+            collector.concurrency.leave()
+            over = collector.state.stopped and not collector.concurrency.active
             if over or not collector.unfinished: collector.done.set()
 
 # %% ../../nbs/teachers/24_collect.ipynb #ffa2aae7
@@ -246,13 +247,13 @@ class Asked:
     request: Request   # what is sent
     key: str           # of the request, computed once
 
-    def rationale(self, completion: Completion) -> Rationale:
-        "The completion as what was written about this problem"
-        return Rationale(
-            self.problem.id, completion.text, sample=self.request.sample, request=self.key,
-            teacher=self.request.teacher, tokens=completion.completion_tokens,
-            logprobs=completion.logprobs, finish_reason=completion.finish_reason,
-            thinking=completion.thinking)
+# %% ../../nbs/teachers/24_collect.ipynb #315d31cb
+def _rationale(asked: Asked, completion: Completion) -> Rationale:
+    "The completion as what was written about this problem"
+    return Rationale(
+        asked.problem.id, completion.text, sample=asked.request.sample, request=asked.key,
+        teacher=asked.request.teacher, thinking=completion.thinking, logprobs=completion.logprobs,
+        tokens=completion.completion_tokens, finish_reason=completion.finish_reason)
 
 # %% ../../nbs/teachers/24_collect.ipynb #e780fd7b
 def requests_for(
@@ -281,7 +282,7 @@ def _collected(
         first = next(iter(failed.values()))
         useless = f'all {len(failed)} requests failed, the first with: {first}'
     return Collected(
-        rationales=[each.rationale(answers[each.key]) for each in asked if each.key in answers],
+        rationales=[_rationale(each, answers[each.key]) for each in asked if each.key in answers],
         sent=len(received), reused=len(known),
         failed=[tuple(reason) for *reason, _ in reasons],
         unanswered=[tuple(reason) for *reason, key in reasons if key in state.unanswered],
@@ -308,7 +309,7 @@ async def acollect(
 ) -> Collected:                                   # rationales of all that was ever answered
     "Rationales for problems, each request sent once ever; a fatal error is raised at the end"
     asked = requests_for(list(problems), format, teacher, sampling)
-    with nullcontext(store) if isinstance(store, Store) else Store(store) as opened:
+    with as_store(store) as opened:
         requests = {each.key: each.request for each in asked}
         stored = {key: opened.get(request) for key, request in requests.items()}
         known = {key: completion for key, completion in stored.items() if completion is not None}

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Callable, Iterable, Literal, Mapping, Sequence
 
 from ..data.answers import Accuracy, Answer, is_correct, same_answer
-from ..data.reading import MARKERS, cut_run_on
+from ..data.reading import cut_run_on, last_marker
 from ..data.core import (
     CotkitError, Problem, Rationale, Registry, Row, TokenLogprob, html_table, question_key)
 from ..data.formats import Format, split_reasoning
@@ -22,17 +22,16 @@ from .protocol import split_thinking
 __all__ = ['Filter', 'FILTERS', 'register_filter', 'Keep', 'PRESETS', 'REASONS', 'training_span', 'read_rationale', 'Reading',
            'empty', 'truncated', 'unparsed', 'unstated', 'wrong', 'no_gold_answer', 'NoReasoning', 'duplicate',
            'OverQuota', 'Contaminated', 'filter_to_dict', 'get_filter', 'Dropped', 'Curated', 'curate', 'Vote',
-           'majority_vote']
+           'most_votes', 'majority_vote']
 
 # %% ../../nbs/teachers/26_curate.ipynb #2f6d4fe8
-_MARKER = re.compile('|'.join(map(re.escape, MARKERS)), re.IGNORECASE)
 _SENTENCE_END = re.compile(r'[.!?](?=\s|$)|(?=\n)|$')
 
 
 def _end_of_answer(text: str, answer: Answer | None) -> int:
     "Where the sentence that states the answer ends; the end of `text` if no marker led to it"
     if answer is None or not answer.strict: return len(text)
-    marker = list(_MARKER.finditer(text))[-1]
+    marker = last_marker(text)
     at = re.compile(re.escape(answer.raw), re.IGNORECASE).search(text, marker.end())
     return _SENTENCE_END.search(text, max(at.end() - 1, marker.end())).end() if at else len(text)
 
@@ -399,7 +398,10 @@ class Vote:
         return html_table([('samples', self.k), *rows])
 
 # %% ../../nbs/teachers/26_curate.ipynb #bbc41d2f
-def _most_votes(answers: Sequence[str], problem: Problem) -> str | None:
+def most_votes(
+    answers: Sequence[str],  # as read from several samples
+    problem: Problem,        # what they answer
+) -> str | None:             # None if there are none
     "The answer that agrees with the most others; the first of them in a tie"
     counts: dict[str, int] = {}
     for answer in answers:
@@ -423,7 +425,7 @@ def majority_vote(
             groups[r.problem_id].append(read_rationale(r, problem, format))
     if not groups: raise _nothing_about_them()
     groups = {name: sorted(group, key=lambda r: r.sample)[:k] for name, group in groups.items()}
-    answers = {name: _most_votes([r.answer for r in group if r.answer is not None], known[name])
+    answers = {name: most_votes([r.answer for r in group if r.answer is not None], known[name])
                for name, group in groups.items()}
     right = sum(is_correct(known[name], answer) for name, answer in answers.items())
     single = _accuracy(r for group in groups.values() for r in group)

@@ -26,7 +26,7 @@ class EndpointConfig:
     key_env: str = 'OPENAI_API_KEY'    # environment variable with the key
     key_header: str = 'Authorization'  # header that carries the key; some gateways want `api-key`
     timeout: float = 120.0             # seconds to wait for one answer
-    limit_field: str = 'max_tokens'    # for the length limit; some want `max_completion_tokens`
+    limit_field: str = 'max_tokens'    # length limit's name; some want `max_completion_tokens`
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # more fields of each body
     omit: tuple[str, ...] = ()         # fields this server refuses, such as `temperature` or `stop`
     teacher_name: str = ''             # part of every key; model, extra and omit if empty

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json, os, sqlite3, threading, time
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator
@@ -14,7 +14,7 @@ from typing import Any, Iterator
 from ..data.core import Completion, CotkitError, Request, Row, write_jsonl
 
 # %% auto #0
-__all__ = ['SCHEMA_VERSION', 'Store', 'Usage']
+__all__ = ['SCHEMA_VERSION', 'Store', 'as_store', 'Usage']
 
 # %% ../../nbs/teachers/23_store.ipynb #437f62ed
 SCHEMA_VERSION = 1
@@ -226,6 +226,13 @@ class Store:
     def __enter__(self): return self
 
     def __exit__(self, *error) -> None: self.close()
+
+# %% ../../nbs/teachers/23_store.ipynb #9026b72a
+def as_store(
+    store: Store | str | Path,           # a store, or the file of one
+) -> AbstractContextManager[Store]:      # for `with`
+    "A store to work with, closed at the end if it was opened here"
+    return nullcontext(store) if isinstance(store, Store) else Store(store)
 
 # %% ../../nbs/teachers/23_store.ipynb #fa494a6c
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import html, json, re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Iterable, Literal, Sequence
 from weakref import WeakKeyDictionary
@@ -56,17 +56,17 @@ def utf8_sizes(
     texts = (texts,) if isinstance(texts, str) else tuple(texts)
     try: return texts, np.fromiter((len(t.encode()) for t in texts), np.int64, len(texts))
     except UnicodeEncodeError as e:
-        raise CotkitError(f'half of a surrogate pair at character {e.start}',
-                          'Text must be writable as UTF-8; replace such characters first.') from None
+        wrong = f'half of a surrogate pair at character {e.start}'
+        raise CotkitError(wrong, 'Replace such characters: text must be UTF-8.') from None
 
-
+# %% ../../nbs/training/32_align.ipynb #33a00010
 def row_splits(
     lengths: Sequence[int] | np.ndarray,  # of each row
 ) -> np.ndarray:
     "Where rows of these lengths begin and end when they lie end to end (rows + 1,)"
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
-
+# %% ../../nbs/training/32_align.ipynb #33a00011
 def _origins(spans: Spans) -> np.ndarray:
     "Where byte 0 of each token's row lies on the line of all rows (tokens,)"
     return np.repeat(row_splits(spans.sizes + 2)[:-1] + 1, spans.lengths)
@@ -79,9 +79,9 @@ def _forwards(spans: Spans) -> Spans:
     ends = np.maximum.accumulate(np.where(empty, -1, spans.ends) + origins)
     starts = np.where(empty, ends, spans.starts + origins)
     starts = np.minimum.accumulate(starts[::-1])[::-1]
-    return Spans(spans.texts, spans.sizes, starts - origins, ends - origins, spans.splits, spans.ids)
+    return replace(spans, starts=starts - origins, ends=ends - origins)
 
-
+# %% ../../nbs/training/32_align.ipynb #33a00012
 def _byte_places(texts: Sequence[str], rows: np.ndarray, places: np.ndarray) -> np.ndarray:
     "Places counted in characters of a row's text, as places counted in bytes"
     codes = np.frombuffer(''.join(texts).encode('utf-32-le'), np.uint32)
@@ -96,19 +96,20 @@ _Offsets = Sequence[tuple[int, int]]  # (first, after last) of each token
 def spans_from_offsets(
     texts: str | Iterable[str],                           # one text, or several
     offsets: _Offsets | Sequence[_Offsets],               # of the text, or of each text
-    unit: Literal['characters', 'bytes'] = 'characters',  # what they count; bytes are those of UTF-8
+    unit: Literal['characters', 'bytes'] = 'characters',  # what they count, in UTF-8
 ) -> Spans:                                               # where the tokens stand
     "Spans from offsets that somebody else computed; a `CotkitError` if they leave the text"
     offsets = [offsets] if isinstance(texts, str) else list(offsets)
     texts, sizes = utf8_sizes(texts)
     if len(offsets) != len(texts):
-        raise CotkitError(f'{len(offsets)} rows of offsets for {len(texts)} texts', 'Give one row for each text.')
+        wrong = f'{len(offsets)} rows of offsets for {len(texts)} texts'
+        raise CotkitError(wrong, 'Give one row for each text.')
     splits = row_splits([len(o) for o in offsets])
     pairs = np.array([pair for row in offsets for pair in row], np.int64).reshape(-1, 2)
     rows = np.repeat(np.arange(len(texts)), np.diff(splits))
     limits = sizes if unit == 'bytes' else np.array([len(t) for t in texts], np.int64)
     if ((pairs < -1) | (pairs > limits[rows, None])).any():
-        raise CotkitError('offsets leave the text', f'They should count {unit} of the text they belong to.')
+        raise CotkitError('offsets leave the text', f'They should count {unit} of their own text.')
     if unit == 'characters' and (limits < sizes).any():
         pairs = _byte_places(texts, rows[:, None], pairs)
     return _forwards(Spans(texts, sizes, pairs[:, 0], pairs[:, 1], splits))
@@ -120,7 +121,7 @@ def _byte_alphabet() -> dict[str, int]:
     others = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
 
-
+# %% ../../nbs/training/32_align.ipynb #33a00013
 _BYTE_OF = _byte_alphabet()
 _BYTE_TOKEN = re.compile(r'<0x([0-9A-Fa-f]{2})>')
 
@@ -132,7 +133,7 @@ def byte_level_bytes(
     try: return bytes([_BYTE_OF[c] for c in token])
     except KeyError: return token.encode(errors='replace')
 
-
+# %% ../../nbs/training/32_align.ipynb #33a00014
 def metaspace_bytes(
     token: str,  # as the vocabulary writes it
 ) -> bytes:
@@ -153,9 +154,11 @@ class Vocabulary:
         model, added = spec['model'], {o['id'] for o in spec['added_tokens']}
         parts = [spec[name] for name in ('normalizer', 'pre_tokenizer', 'decoder')]
         style = json.dumps(parts, ensure_ascii=False)
-        read = byte_level_bytes if '"ByteLevel"' in style else metaspace_bytes if '▁' in style else str.encode
+        read = metaspace_bytes if '▁' in style else str.encode
+        if '"ByteLevel"' in style: read = byte_level_bytes
         self.normalizer, self.tokens = backend.normalizer, tokenizer.get_vocab()
-        self.prefix = model.get('continuing_subword_prefix') if model['type'] == 'WordPiece' else None
+        words = model['type'] == 'WordPiece'
+        self.prefix = model.get('continuing_subword_prefix') if words else None
         self.token_bytes = [b''] * (max(self.tokens.values(), default=-1) + 1)
         for token, i in self.tokens.items():
             self.token_bytes[i] = token.encode(errors='replace') if i in added else read(token)
@@ -180,7 +183,7 @@ class Vocabulary:
         return -1 if i in self.special else i
 
     def _normalised(self, piece: bytes) -> str:
-        "As it would read in the middle of a text; an `x` before it takes what is put before whole texts"
+        "As in the middle of a text: an `x` before it takes what is put before whole texts"
         text = piece.decode(errors='replace')
         if self.normalizer is None: return text
         before = self.normalizer.normalize_str('x')
@@ -214,19 +217,21 @@ def _spans_of_bytes(
     surplus = np.diff(before) - sizes
     spelled = b''.join(map(vocabulary.token_bytes.__getitem__, ids.tolist()))
     rows = zip(texts, before[:-1].tolist(), before[1:].tolist(), surplus.tolist())
-    good = [0 <= extra <= 1 and spelled[a:b] == (b' ' * extra + text.encode()) for text, a, b, extra in rows]
+    good = [0 <= extra <= 1 and spelled[a:b] == b' ' * extra + text.encode()
+            for text, a, b, extra in rows]
     ends = ends - np.repeat(before[:-1] + surplus, np.diff(splits))
-    return Spans(texts, sizes, ends - vocabulary.widths[ids], ends, splits, ids), np.array(good, bool)
+    starts = ends - vocabulary.widths[ids]
+    return Spans(texts, sizes, starts, ends, splits, ids), np.array(good, bool)
 
-
+# %% ../../nbs/training/32_align.ipynb #33a00015
 def _replace_rows(spans: Spans, rows: np.ndarray, other: Spans) -> Spans:
     "The same spans, but with other starts and ends in some rows"
     starts, ends, inside = spans.starts.copy(), spans.ends.copy(), np.repeat(rows, spans.lengths)
     starts[inside], ends[inside] = other.starts, other.ends
-    return Spans(spans.texts, spans.sizes, starts, ends, spans.splits, spans.ids)
+    return replace(spans, starts=starts, ends=ends)
 
 # %% ../../nbs/training/32_align.ipynb #33a00001
-def _with_spaces(text: str, offsets: _Offsets, token_bytes: Sequence[bytes]) -> list[tuple[int, int]]:
+def _with_spaces(text: str, offsets: _Offsets, token_bytes: Sequence[bytes]) -> list:
     "Offsets in which a token that spells a space covers it, where a space stands before it"
     found, end = [], 0
     for (first, last), spelled in zip(offsets, token_bytes):
@@ -237,7 +242,7 @@ def _with_spaces(text: str, offsets: _Offsets, token_bytes: Sequence[bytes]) -> 
         end = max(end, last)
     return found
 
-
+# %% ../../nbs/training/32_align.ipynb #33a00016
 def _from_offsets(
     tokenizer: PreTrainedTokenizerFast,
     texts: Sequence[str],
@@ -245,16 +250,19 @@ def _from_offsets(
     splits: np.ndarray,  # (rows + 1,)
 ) -> Spans:
     "Spans from the tokenizer's own offsets"
-    rows = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+    asked = {'add_special_tokens': False, 'return_offsets_mapping': True}
+    rows = tokenizer(list(texts), **asked).offset_mapping
     if [len(o) for o in rows] != np.diff(splits).tolist():
-        raise CotkitError('the tokens are not those of the text', 'Give the tokens as the tokenizer made them.')
+        raise CotkitError('the tokens are not those of the text',
+                          'Give them as the tokenizer made them.')
     vocabulary = read_vocabulary(tokenizer)
     for row, (text, first, after) in enumerate(zip(texts, splits, splits[1:])):
         if not rows[row]: continue
         spelled = [vocabulary.token_bytes[i] for i in ids[first:after]]
         rows[row] = _with_spaces(text, rows[row], spelled)
         start, end = rows[row][0]
-        if spelled[0][:1] == b' ' and not text[:1].isspace() and start == 0: rows[row][0] = (-1, end)
+        marked = spelled[0][:1] == b' ' and not text[:1].isspace()
+        if marked and start == 0: rows[row][0] = (-1, end)
     return spans_from_offsets(texts, rows)
 
 # %% ../../nbs/training/32_align.ipynb #33a00002
@@ -267,7 +275,7 @@ def token_spans(
     rows = tokenizer(list(texts), add_special_tokens=False).input_ids if texts else []
     return spans_of_tokens(tokenizer, texts, sizes, rows)
 
-
+# %% ../../nbs/training/32_align.ipynb #33a00017
 def spans_of_tokens(
     tokenizer: PreTrainedTokenizerFast,  # any fast tokenizer
     texts: tuple[str, ...],              # from `utf8_sizes`
@@ -280,7 +288,8 @@ def spans_of_tokens(
     spans, good = _spans_of_bytes(read_vocabulary(tokenizer), texts, sizes, ids, splits)
     if good.all(): return spans
     others, lengths = [text for text, fine in zip(texts, good) if not fine], spans.lengths
-    offsets = _from_offsets(tokenizer, others, ids[np.repeat(~good, lengths)], row_splits(lengths[~good]))
+    those = ids[np.repeat(~good, lengths)]
+    offsets = _from_offsets(tokenizer, others, those, row_splits(lengths[~good]))
     return _replace_rows(spans, ~good, offsets)
 
 # %% ../../nbs/training/32_align.ipynb #9a854499
@@ -289,7 +298,7 @@ def target_spans(
     targets: str | Iterable[str],        # what is to be written
     arch: Arch = 'causal',               # whose convention: `causal` or `seq2seq`
     end: bool = True,                    # with the end-of-sequence token
-) -> Spans:                              # spans over the targets; `ids` are those of `tokenize_targets`
+) -> Spans:                              # over the targets; `ids` are those of `tokenize_targets`
     "Where the tokens of targets stand, as `encode` makes them"
     targets, sizes = utf8_sizes(targets)
     space = arch == 'causal'
@@ -300,7 +309,8 @@ def target_spans(
     ids, splits = spans.ids, spans.splits
     if end:
         starts, ends = (np.insert(o, splits[1:], sizes) for o in (starts, ends))
-        ids, splits = np.insert(ids, splits[1:], tokenizer.eos_token_id), splits + np.arange(len(splits))
+        ids = np.insert(ids, splits[1:], tokenizer.eos_token_id)
+        splits = splits + np.arange(len(splits))
     return Spans(targets, sizes, starts, ends, splits, ids)
 
 # %% ../../nbs/training/32_align.ipynb #7dd6470e
@@ -309,7 +319,7 @@ def _covered(spans: Spans, origins: np.ndarray, size: int) -> np.ndarray:
     begin, end = (np.bincount(origins + o, minlength=size + 1) for o in (spans.starts, spans.ends))
     return np.cumsum((begin - end)[:size]) > 0
 
-
+# %% ../../nbs/training/32_align.ipynb #33a00018
 def _ends(starts: np.ndarray, ends: np.ndarray, places: np.ndarray, rows: np.ndarray) -> np.ndarray:
     "Where on the line a row begins, or a token ends that does not overlap the next (places,)"
     apart = np.append(ends[:-1] <= starts[1:], True)[:len(ends)]
@@ -387,7 +397,8 @@ class Alignment:
     def _repr_html_(self) -> str:
         text = html.escape(repr(self))
         if not len(self.teacher): return text
-        return f'<p>{text}</p>' + _group_table(self.groups(), self.one_to_one[self._groups_of(0)], 16)
+        one_to_one = self.one_to_one[self._groups_of(0)]
+        return f'<p>{text}</p>' + _group_table(self.groups(), one_to_one, 16)
 
 # %% ../../nbs/training/32_align.ipynb #a21ab27f
 _Group = tuple[list[str], list[str]]  # the teacher's tokens, the student's tokens
@@ -398,7 +409,7 @@ def _group_cell(tokens: Sequence[str], one_to_one: bool) -> str:
     text = '<b>│</b>'.join(html.escape(repr(t)[1:-1]) for t in tokens)
     return f'<td style="{shade}text-align:left;white-space:pre">{text}</td>'
 
-
+# %% ../../nbs/training/32_align.ipynb #33a00019
 def _group_table(groups: Sequence[_Group], one_to_one: Sequence[bool], most: int) -> str:
     "Groups as columns: the teacher's tokens above the student's; one-to-one matches are shaded"
     more = f'<td>… {len(groups) - most} more</td>' if len(groups) > most else ''
@@ -415,7 +426,8 @@ def align(
 ) -> Alignment:      # their groups
     "Two tokenizations of the same texts, aligned; a `CotkitError` if the texts differ"
     if teacher.texts != student.texts:
-        raise CotkitError('the two sides are not about the same texts', 'Take both spans over one list of texts.')
+        raise CotkitError('the two sides are not about the same texts',
+                          'Take both spans over one list of texts.')
     sides = _group_numbers(teacher, student)
     present = np.zeros(max((int(n[-1]) + 1 for n in sides if len(n)), default=0), bool)
     for numbers in sides: present[numbers] = True
@@ -429,8 +441,8 @@ def group_logprobs(
     aligned: Alignment,       # the groups
     teacher: np.ndarray,      # (teacher tokens,) log-probability of each written token
     student: np.ndarray,      # (student tokens,) likewise
-) -> tuple[np.ndarray, np.ndarray]: # (groups,) of the teacher and of the student; 0 where a side is empty
+) -> tuple[np.ndarray, np.ndarray]: # (groups,) of either side; 0 where a side is empty
     "The log-probability of each group's text, on both sides"
     sides = (teacher, aligned.teacher_splits), (student, aligned.student_splits)
-    sums = ((np.concatenate([[0.0], np.cumsum(o, dtype=np.float64)]), splits) for o, splits in sides)
-    return tuple(np.diff(total[splits]) for total, splits in sums)
+    def sums(values, splits): return np.diff(np.concatenate([[0.0], np.cumsum(values)])[splits])
+    return tuple(sums(np.asarray(values, np.float64), splits) for values, splits in sides)

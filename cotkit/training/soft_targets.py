@@ -46,9 +46,9 @@ class SurfaceEdit:
         return self.add + core + self.add_end
 
 # %% ../../nbs/training/34_soft_targets.ipynb #34a00022
-def _edit(text: bytes, teacher: tuple[int, int], student: tuple[int, int], spaces: tuple[bytes, bytes]) -> SurfaceEdit:
-    "`text` has a space before it, so that places begin at −1; `spaces` that no text stands for come first"
-    (a, b), (c, d), (drop, add) = teacher, student, spaces
+def _edit(text: bytes, places: Sequence[int], spaces: Sequence[bytes]) -> SurfaceEdit:
+    "`text` has a space before it, so that places begin at −1; `spaces` are not in the text"
+    (a, b, c, d), (drop, add) = places, spaces
     drop, add = drop + text[a + 1:c + 1], add + text[c + 1:a + 1]
     return SurfaceEdit(add, drop, text[b + 1:d + 1], text[d + 1:b + 1], a == -1)
 
@@ -58,7 +58,7 @@ def _word_edit(text: bytes, begin: int) -> SurfaceEdit:
     return SurfaceEdit(continues_word=text[:begin + 1].decode(errors='ignore')[-1:].isalnum())
 
 # %% ../../nbs/training/34_soft_targets.ipynb #ca00bb98
-_Matches = tuple[np.ndarray, np.ndarray]  # numbers of teacher tokens and of the student tokens they match
+_Matches = tuple[np.ndarray, np.ndarray]  # numbers of teacher tokens, and of student tokens
 
 
 def _unwritten_space(spans: Spans, tokens: np.ndarray, spells_space: np.ndarray) -> np.ndarray:
@@ -69,19 +69,37 @@ def _unwritten_space(spans: Spans, tokens: np.ndarray, spells_space: np.ndarray)
     return spells_space & (line[at] != ord(' '))
 
 # %% ../../nbs/training/34_soft_targets.ipynb #34a00023
-def _edits(aligned: Alignment, matches: _Matches, spaces: np.ndarray, words: bool) -> tuple[np.ndarray, list[SurfaceEdit]]:
-    "For each match the number of its edit, and the edits; `spaces` (2, matches) are not in the text"
+def _edits(
+    aligned: Alignment,
+    matches: _Matches,
+    spaces: np.ndarray,  # (2, matches) whether either side's token spells a space not in the text
+    words: bool,         # whether the student's tokenizer is WordPiece
+) -> tuple[np.ndarray, list[SurfaceEdit]]:
+    "For each match the number of its edit, and the edits"
     (t, s), teacher, student = matches, aligned.teacher, aligned.student
     places = np.stack([teacher.starts[t], teacher.ends[t], student.starts[s], student.ends[s]], 1)
     differ = np.flatnonzero((places[:, :2] != places[:, 2:]).any(1) | spaces.any(0) | words)
     numbers, kinds = np.zeros(len(t), np.int64), {SurfaceEdit(): 0}
     rows = np.searchsorted(teacher.splits, t[differ], 'right') - 1
     texts = {row: b' ' + teacher.texts[row].encode() for row in np.unique(rows).tolist()}
-    for i, row, (a, b, c, d) in zip(differ.tolist(), rows.tolist(), places[differ].tolist()):
-        drop, add = (b' ' * int(o) for o in spaces[:, i])
-        edit = _word_edit(texts[row], a) if words else _edit(texts[row], (a, b), (c, d), (drop, add))
+    for i, row, where in zip(differ.tolist(), rows.tolist(), places[differ].tolist()):
+        if words: edit = _word_edit(texts[row], where[0])
+        else: edit = _edit(texts[row], where, [b' ' * int(o) for o in spaces[:, i]])
         numbers[i] = kinds.setdefault(edit, len(kinds))
     return numbers, list(kinds)
+
+# %% ../../nbs/training/34_soft_targets.ipynb #34a00030
+def _spaces(
+    teacher: TeacherTokens,
+    aligned: Alignment,
+    matches: _Matches,
+    vocabulary: Vocabulary,  # the student's
+) -> np.ndarray:             # (2, matches)
+    "Whether the teacher's and the student's token spell a space that is not in the text"
+    (t, s), student = matches, aligned.student
+    marked = np.array([o.startswith(b' ') for o in teacher.token_bytes] or [False])
+    drop = _unwritten_space(aligned.teacher, t, marked[teacher.top[t, 0]])
+    return np.stack([drop, _unwritten_space(student, s, vocabulary.marked[student.ids[s]])])
 
 # %% ../../nbs/training/34_soft_targets.ipynb #2a1d1660
 def _student_ids(
@@ -91,18 +109,17 @@ def _student_ids(
     vocabulary: Vocabulary,  # the student's
     eos_index: int,          # the student's end of sequence
 ) -> np.ndarray:             # (matches, k)
-    "The student's token for each likely token of the teacher at the matches, −1 where there is none"
+    "The student's token for each likely token of the teacher, −1 where there is none"
     t, s = matches
     top, known = teacher.top[t], np.isfinite(teacher.logprobs[t])
     ids = np.full(top.shape, -1)
-    marked = np.array([o.startswith(b' ') for o in teacher.token_bytes] or [False])
-    spaces = np.stack([_unwritten_space(aligned.teacher, t, marked[top[:, 0]]),
-                       _unwritten_space(aligned.student, s, vocabulary.marked[aligned.student.ids[s]])])
+    spaces = _spaces(teacher, aligned, matches, vocabulary)
     numbers, kinds = _edits(aligned, matches, spaces, vocabulary.prefix is not None)
     for number, edit in enumerate(kinds):
         here = known & (numbers == number)[:, None]
         distinct, back = np.unique(top[here], return_inverse=True)
-        found = [vocabulary.find(edit(teacher.token_bytes[i]), edit.continues_word) for i in distinct.tolist()]
+        pieces = (edit(teacher.token_bytes[i]) for i in distinct.tolist())
+        found = [vocabulary.find(piece, edit.continues_word) for piece in pieces]
         ids[here] = np.array(found, np.int64)[back]
     ends = teacher.top[teacher.ends[teacher.ends >= 0], 0]
     ids[known & np.isin(top, ends)] = eos_index
@@ -132,12 +149,12 @@ def _with_tail(probabilities: np.ndarray, mode: TailMode) -> tuple[np.ndarray, n
 # %% ../../nbs/training/34_soft_targets.ipynb #28243d40
 @dataclass(frozen=True, eq=False)
 class SoftLabels:
-    "For each target token of some examples the likely tokens with their probabilities; rows end to end"
-    ids: np.ndarray                  # (tokens, k) student tokens, the written one first, also as padding
+    "For each target token of some examples the likely tokens and their probabilities"
+    ids: np.ndarray                  # (tokens, k) student tokens, the written one first
     probabilities: np.ndarray        # (tokens, k) 0 where padded
     tail: np.ndarray                 # (tokens,) probability of everything else
     has_target: np.ndarray           # (tokens,) False where it is one-hot for want of a match
-    kept: np.ndarray                 # (tokens,) share of the listed probability that the student has tokens for
+    kept: np.ndarray                 # (tokens,) share of the listed probability that arrived
     splits: np.ndarray               # (rows + 1,) where each example's tokens begin
     unaligned: tuple[int, ...] = ()  # examples whose teacher tokens do not spell the target
 
@@ -148,14 +165,15 @@ class SoftLabels:
 
     @property
     def kept_probability(self) -> float:
-        "Share of the teacher's listed probability that is on tokens of the student, where there is a distribution"
+        "Share of the teacher's listed probability that is on tokens of the student"
         return float(self.kept[self.has_target].mean()) if self.has_target.any() else 0.0
 
     def __len__(self) -> int: return len(self.splits) - 1
 
     def __repr__(self) -> str:
-        return (f'SoftLabels({len(self):,} examples, {len(self.ids):,} tokens, coverage {self.coverage:.1%}, '
-                f'{self.kept_probability:.1%} of the probability kept, {len(self.unaligned):,} unaligned)')
+        return (f'SoftLabels({len(self):,} examples, {len(self.ids):,} tokens, '
+                f'coverage {self.coverage:.1%}, {self.kept_probability:.1%} of the probability '
+                f'kept, {len(self.unaligned):,} unaligned)')
 
 # %% ../../nbs/training/34_soft_targets.ipynb #c39b8442
 def _matches(teacher: TeacherTokens, aligned: Alignment) -> _Matches:
@@ -171,7 +189,7 @@ def soft_labels(
     teacher: TeacherTokens,              # of the texts that the student is to write
     tokenizer: PreTrainedTokenizerFast,  # the student's
     arch: Arch = 'causal',               # the student's architecture
-    tail_mode: TailMode = 'tail',        # what becomes of probability beyond the student's listed tokens
+    tail_mode: TailMode = 'tail',        # what becomes of probability beyond the listed tokens
 ) -> SoftLabels:                         # one position for each token of `tokenize_targets`
     "A teacher's distributions on a student's tokens, one-hot where tokens do not match"
     KDConfig(tail_mode=tail_mode)
@@ -182,12 +200,13 @@ def soft_labels(
     t, s = matches = _matches(teacher, aligned)
     listed = np.exp(teacher.logprobs[t])
     listed /= np.maximum(listed.sum(1, keepdims=True), 1)
-    found = _student_ids(teacher, aligned, matches, read_vocabulary(tokenizer), tokenizer.eos_token_id)
+    vocabulary, eos_index = read_vocabulary(tokenizer), tokenizer.eos_token_id
+    found = _student_ids(teacher, aligned, matches, vocabulary, eos_index)
     ids[s], values = _merge_equal(found, listed)
     kept[s] = values.sum(1) / np.maximum(listed.sum(1), np.finfo(float).tiny)
     (probabilities[s], tail[s]), soft[s] = _with_tail(values, tail_mode), True
-    probabilities, tail, kept = (o.astype(np.float32) for o in (probabilities, tail, kept))
-    return SoftLabels(ids.astype(np.int32), probabilities, tail, soft, kept, student.splits, teacher.unaligned)
+    p, tail, kept = (o.astype(np.float32) for o in (probabilities, tail, kept))
+    return SoftLabels(ids.astype(np.int32), p, tail, soft, kept, student.splits, teacher.unaligned)
 
 # %% ../../nbs/training/34_soft_targets.ipynb #5c0a0001
 LABEL = 'label'  # the objective that is never compared with a teacher
@@ -203,7 +222,9 @@ def label_examples(
     "A teacher's distributions on a student's tokens, stored or asked for now"
     top_k = 1 if kd.top_k == 'all' else kd.top_k
     if teacher is None: tokens = TeacherTokens.from_rationales(examples, rationales)
-    else: tokens = teacher_logprobs(teacher, [e.input for e in examples], [e.target for e in examples], top_k)
+    else:
+        inputs, targets = zip(*((e.input, e.target) for e in examples))
+        tokens = teacher_logprobs(teacher, inputs, targets, top_k)
     labels = soft_labels(tokens, student.tokenizer, student.arch, kd.tail_mode)
     reasoned = np.repeat([e.objective != LABEL for e in examples], np.diff(labels.splits))
     return replace(labels, has_target=labels.has_target & reasoned)
@@ -221,14 +242,15 @@ def _divergence(p: torch.Tensor, log_q: torch.Tensor, divergence: Divergence) ->
         mean = (p + q) / 2
         log_mean = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
         return ((torch.xlogy(p, p) + q * log_q) / 2 - mean * log_mean).sum(-1)
-    raise CotkitError(f'is {divergence!r}', f'One of: {", ".join(Divergence.__args__)}.', field='divergence')
+    remedy = f'One of: {", ".join(Divergence.__args__)}.'
+    raise CotkitError(f'is {divergence!r}', remedy, field='divergence')
 
 # %% ../../nbs/training/34_soft_targets.ipynb #501f915f
 def topk_divergence(
     logits: torch.Tensor,               # (..., vocabulary) of the student
     indices: torch.Tensor,              # (..., k) tokens that the teacher lists
     probabilities: torch.Tensor,        # (..., k) the teacher's; a token with 0 is padding
-    tail: torch.Tensor | None = None,   # (...) the teacher's probability of everything else; None: no tail
+    tail: torch.Tensor | None = None,   # (...) the teacher's probability of everything else
     divergence: Divergence = 'forward', # which way they are compared
 ) -> torch.Tensor:                      # (...) in nats, 0 where nothing is listed
     "How far the student is from a teacher's listed tokens, at each position"
@@ -248,7 +270,7 @@ def full_divergence(
     logits: torch.Tensor,               # (..., vocabulary) of the student
     teacher_logits: torch.Tensor,       # (..., vocabulary) of a teacher with the same tokenizer
     divergence: Divergence = 'forward', # which way they are compared
-    temperature: float = 1.0,           # both are divided by it, and the loss multiplied by its square (Hinton et al. 2015)
+    temperature: float = 1.0,           # divides both; the loss has its square (Hinton et al. 2015)
 ) -> torch.Tensor:                      # (...) in nats
     "How far the student is from the teacher over the whole vocabulary, at each position"
     size = min(logits.shape[-1], teacher_logits.shape[-1])
@@ -265,11 +287,11 @@ class _TeacherLoss(Loss):
 
     def __init__(self, kd: KDConfig): self.kd, self._counts = kd, None
 
-    def divergence(self, logits: torch.Tensor, where: torch.Tensor, batch: Mapping[str, Any]) -> torch.Tensor:
-        "The divergence at the positions `where` (batch, n) is true"
+    def divergence(self, logits, where, batch) -> torch.Tensor:
+        "The divergence at the positions at which `where` (batch, n) is true"
         raise NotImplementedError
 
-    def kept(self, where: torch.Tensor, batch: Mapping[str, Any]) -> torch.Tensor: return where.sum()
+    def kept(self, where, batch) -> torch.Tensor: return where.sum()
 
     def per_token(self, logits, labels, batch) -> torch.Tensor:
         "Cross-entropy, and the divergence from the teacher where there is a soft target"
@@ -297,26 +319,40 @@ def _digest(labels: SoftLabels | None) -> str:
     "SHA-256 of soft labels, shortened"
     if labels is None: return ''
     arrays = labels.ids, labels.probabilities, labels.tail, labels.has_target
-    return hashlib.sha256(b''.join(np.ascontiguousarray(o).tobytes() for o in arrays)).hexdigest()[:16]
+    content = b''.join(np.ascontiguousarray(o).tobytes() for o in arrays)
+    return hashlib.sha256(content).hexdigest()[:16]
 
-
+# %% ../../nbs/training/34_soft_targets.ipynb #34a00032
 def _kd_of(settings: Mapping[str, Any]) -> KDConfig:
     return KDConfig(**{f.name: settings[f.name] for f in fields(KDConfig) if f.name in settings})
 
 # %% ../../nbs/training/34_soft_targets.ipynb #6cbfdad4
-def _batched(soft: SoftLabels, rows: Sequence[Mapping[str, Any]], labels: torch.Tensor) -> dict[str, torch.Tensor]:
+_Rows = Sequence[Mapping[str, Any]]
+
+
+def _tokens_of(soft: SoftLabels, rows: _Rows, labels: torch.Tensor) -> np.ndarray:
+    "The numbers of the soft labels of the supervised tokens of some rows"
+    where, splits = [], soft.splits
+    for row in rows:
+        examples = np.atleast_1d(row['example'])
+        where.append(np.concatenate([np.arange(splits[e], splits[e + 1]) for e in examples]))
+    supervised, found = labels != IGNORE_INDEX, np.concatenate(where)
+    same = supervised.sum(1).tolist() == [len(o) for o in where]
+    if same and np.array_equal(soft.ids[found, 0], labels[supervised].numpy()): return found
+    raise CotkitError('the soft labels are not those of these examples',
+                      'Make them of the same examples in the same order.')
+
+# %% ../../nbs/training/34_soft_targets.ipynb #34a00031
+def _batched(soft: SoftLabels, rows: _Rows, labels: torch.Tensor) -> dict[str, torch.Tensor]:
     "Soft labels as tensors beside the labels of a batch"
-    supervised, examples = labels != IGNORE_INDEX, [np.atleast_1d(row['example']) for row in rows]
-    where = [np.concatenate([np.arange(soft.splits[e], soft.splits[e + 1]) for e in row]) for row in examples]
-    same, where = supervised.sum(1).tolist() == [len(o) for o in where], np.concatenate(where)
-    ids = torch.from_numpy(soft.ids[where].astype(np.int64))
-    if not same or not torch.equal(ids[:, 0], labels[supervised]):
-        raise CotkitError('the soft labels are not those of these examples',
-                          'Make them of the same examples, in the same order, with the same tokenizer.')
-    arrays = {name: getattr(soft, name)[where] for name in ('probabilities', 'tail', 'has_target', 'kept')}
-    full = {'indices': ids} | {name: torch.from_numpy(values) for name, values in arrays.items()}
-    batch = {name: torch.zeros(*labels.shape, *o.shape[1:], dtype=o.dtype) for name, o in full.items()}
-    for name, values in full.items(): batch[name][supervised] = values
+    where, supervised = _tokens_of(soft, rows, labels), labels != IGNORE_INDEX
+    batch = {'indices': soft.ids[where].astype(np.int64)}
+    names = 'probabilities', 'tail', 'has_target', 'kept'
+    batch |= {name: getattr(soft, name)[where] for name in names}
+    for name, array in batch.items():
+        values = torch.from_numpy(array)
+        batch[name] = torch.zeros(*labels.shape, *values.shape[1:], dtype=values.dtype)
+        batch[name][supervised] = values
     return batch
 
 # %% ../../nbs/training/34_soft_targets.ipynb #87cd8708
@@ -328,7 +364,7 @@ def _check_any(found: bool, kd: KDConfig) -> None:
 # %% ../../nbs/training/34_soft_targets.ipynb #34a00024
 @register_loss('soft_targets')
 class SoftTargets(_TeacherLoss):
-    "A divergence from the teacher's likeliest tokens where they match the student's, else cross-entropy"
+    "Divergence from the teacher's likeliest tokens where they match the student's"
 
     def __init__(self,
         labels: SoftLabels | None = None,     # of the examples that are trained on
@@ -340,45 +376,51 @@ class SoftTargets(_TeacherLoss):
 
     def prepare(self, student: Student, rows: 'datasets.Dataset') -> None:
         self.student = student
-        if self.labels is None: raise CotkitError('has no soft labels', 'Make them with label_examples.', field='labels')
+        if self.labels is None:
+            remedy = 'Make them with label_examples.'
+            raise CotkitError('has no soft labels', remedy, field='labels')
         _check_any(self.labels.has_target.any(), self.kd)
 
     def collate(self, batch, rows) -> dict[str, torch.Tensor]:
         labels, written = self.labels, [row['written'] for row in rows if 'written' in row]
         if written and self.teacher is None:
-            raise CotkitError('there is no teacher for what the student writes', 'Pass a TeacherModel.', field='teacher')
+            wrong = 'there is no teacher for what the student writes'
+            raise CotkitError(wrong, 'Pass a TeacherModel.', field='teacher')
         if written: labels = label_examples(self.student, written, (), self.teacher, self.kd)
         return batch | _batched(labels, rows, batch['labels'])
 
-    def kept(self, where, batch) -> torch.Tensor: return batch['kept'][:, -where.shape[1]:][where].sum()
+    def kept(self, where, batch) -> torch.Tensor:
+        return batch['kept'][:, -where.shape[1]:][where].sum()
 
     def divergence(self, logits, where, batch) -> torch.Tensor:
-        indices, probabilities, tail = (batch[name][:, -where.shape[1]:][where] for name in ('indices', 'probabilities', 'tail'))
-        return topk_divergence(logits[where], indices, probabilities, tail, self.kd.divergence)
+        names = 'indices', 'probabilities', 'tail'
+        targets = (batch[name][:, -where.shape[1]:][where] for name in names)
+        return topk_divergence(logits[where], *targets, self.kd.divergence)
 
-    def config(self) -> dict[str, Any]: return {'name': self.name, **asdict(self.kd), 'labels': _digest(self.labels)}
+    def config(self) -> dict[str, Any]:
+        return {'name': self.name, **asdict(self.kd), 'labels': _digest(self.labels)}
 
     @classmethod
     def from_dict(cls, settings) -> SoftTargets:
-        labels = settings.get('labels')
-        return cls(labels if isinstance(labels, SoftLabels) else None, _kd_of(settings), settings.get('teacher'))
+        labels, teacher = settings.get('labels'), settings.get('teacher')
+        return cls(labels if isinstance(labels, SoftLabels) else None, _kd_of(settings), teacher)
 
 # %% ../../nbs/training/34_soft_targets.ipynb #5ac75100
 def _check_same_tokens(student: Student, teacher: TeacherModel | None) -> None:
-    "Raise a `CotkitError` unless a token's number says the same to both, and both have one architecture"
+    "A `CotkitError` unless a token's number means the same to both, in one architecture"
     if teacher is None:
         raise CotkitError('only a model in memory has all of its distribution',
                           'Pass a TeacherModel, or a number for top_k.', field='top_k')
     ours, theirs = student.tokenizer, teacher.tokenizer
     same = ours.get_vocab() == theirs.get_vocab() and ours.eos_token_id == theirs.eos_token_id
     if teacher.arch != student.arch or not same:
-        raise CotkitError('teacher and student have other tokens',
-                          'The whole vocabulary is compared between equals only; pass a number for top_k.', field='top_k')
+        remedy = 'The whole vocabulary is compared between equals only; pass a number for top_k.'
+        raise CotkitError('teacher and student have other tokens', remedy, field='top_k')
 
 # %% ../../nbs/training/34_soft_targets.ipynb #34a00011
 @register_loss('full_vocabulary')
 class FullVocabulary(_TeacherLoss):
-    "A divergence from a teacher's whole distribution, where tokens are the same and the objective is not `label`"
+    "Divergence from the whole distribution of a teacher with the same tokens"
 
     def __init__(self,
         teacher: TeacherModel | None = None,  # with the student's tokenizer and architecture
@@ -409,4 +451,5 @@ class FullVocabulary(_TeacherLoss):
     def config(self) -> dict[str, Any]: return {'name': self.name, **asdict(self.kd)}
 
     @classmethod
-    def from_dict(cls, settings) -> FullVocabulary: return cls(settings.get('teacher'), _kd_of(settings))
+    def from_dict(cls, settings) -> FullVocabulary:
+        return cls(settings.get('teacher'), _kd_of(settings))

@@ -100,7 +100,7 @@ class TeacherTokens:
     spans: Spans                   # where they stand
     token_bytes: Sequence[bytes]   # what a token number spells; empty where that is unknown
     top: np.ndarray                # (tokens, k) token numbers, the sampled one first
-    logprobs: np.ndarray           # (tokens, k) log-probabilities; −inf where there are fewer than k
+    logprobs: np.ndarray           # (tokens, k) of them; −inf where there are fewer than k
     ends: np.ndarray               # (rows,) the token that ends each text, −1 where it is not known
     unaligned: tuple[int, ...] = ()# rows whose tokens do not spell the text: they give no targets
 
@@ -117,8 +117,8 @@ class TeacherTokens:
                   for row, (_, found) in zip(logprobs, readings)]
         spans = spans_from_offsets(texts, places, unit='bytes')
         token_bytes, top, values = _numbered(logprobs, [read for read, _ in readings])
-        unaligned = [i for i, (row, (_, found)) in enumerate(zip(logprobs, readings)) if row and found is None]
-        return cls(spans, token_bytes, top, values, _end_tokens(spans, logprobs), tuple(unaligned))
+        lost = (i for i, (_, found) in enumerate(readings) if logprobs[i] and found is None)
+        return cls(spans, token_bytes, top, values, _end_tokens(spans, logprobs), tuple(lost))
 
     @classmethod
     def from_rationales(cls,
@@ -127,7 +127,8 @@ class TeacherTokens:
     ) -> TeacherTokens:
         "For each example the tokens of the rationale that it begins with; none without reasoning"
         about: dict[str, list[tuple[str, Rationale]]] = {}
-        for r in rationales: about.setdefault(r.problem_id, []).append((split_reasoning(r.text)[0], r))
+        for r in rationales:
+            about.setdefault(r.problem_id, []).append((split_reasoning(r.text)[0], r))
         def logprobs(example: Example) -> Sequence[TokenLogprob]:
             found = (r.logprobs for text, r in about.get(example.problem_id, ())
                      if text and r.logprobs and example.target.startswith(text))
@@ -156,7 +157,7 @@ def _numbered(
     logprobs: Sequence[Sequence[TokenLogprob]],
     readings: Sequence[Callable[[str], bytes]],  # of each row
 ) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-    "What the tokens spell; each token's row of numbers and log-probabilities, the sampled one first"
+    "What the tokens spell; each token's row of numbers and log-probabilities"
     numbers: dict[tuple[Callable, str], int] = {}
     rows = [[(read, token.token, token.logprob),
              *((read, t, value) for t, value in token.top if t != token.token)]
@@ -194,14 +195,16 @@ class TeacherModel:
 _Ids = Sequence[Sequence[int]]
 
 
-def _target_logits(model: torch.nn.Module, inputs: _Ids, targets: _Ids, arch: Arch) -> Iterator[torch.Tensor]:
+def _target_logits(teacher: TeacherModel, inputs: _Ids, targets: _Ids) -> Iterator[torch.Tensor]:
     "For each row the logits that predict the target (target tokens, vocabulary)"
-    if arch == 'seq2seq':
+    model = teacher.model
+    if teacher.arch == 'seq2seq':
         (ids, mask), (labels, _) = pad_rows(inputs, 0), pad_rows(targets, 0)
         ids, mask, labels = (o.to(model.device) for o in (ids, mask, labels))
         decoder = decoder_inputs(model, labels)
-        output = model(input_ids=ids, attention_mask=mask, decoder_input_ids=decoder, use_cache=False)
-        for row, target in zip(output.logits, targets): yield row[:len(target)]
+        logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=decoder,
+                       use_cache=False).logits
+        for row, target in zip(logits, targets): yield row[:len(target)]
         return
     rows = pad_rows([[*a, *b] for a, b in zip(inputs, targets)], 0)
     ids, mask = (o.to(model.device) for o in rows)
@@ -228,13 +231,15 @@ def teacher_logprobs(
 ) -> TeacherTokens:          # the teacher's tokens of the targets, each with its end
     "How likely a teacher finds each token of what was written, and what else it would have said"
     if not targets: raise CotkitError('there is nothing to score', 'Give at least one target.')
-    tokenizer, model, arch = teacher.tokenizer, teacher.model.eval(), teacher.arch
-    spans = target_spans(tokenizer, targets, arch)
-    prompts, rows = tokenize_inputs(tokenizer, inputs, arch), []
+    tokenizer, rows = teacher.tokenizer, []
+    teacher.model.eval()
+    spans = target_spans(tokenizer, targets, teacher.arch)
+    prompts = tokenize_inputs(tokenizer, inputs, teacher.arch)
     ids = np.split(spans.ids, spans.splits[1:-1])
     for i in range(0, len(ids), batch_size):
         part = slice(i, i + batch_size)
-        logits = _target_logits(model, prompts[part], [o.tolist() for o in ids[part]], arch)
+        logits = _target_logits(teacher, prompts[part], [o.tolist() for o in ids[part]])
         rows += [_likeliest(row, target, top_k) for row, target in zip(logits, ids[part])]
     top, values = map(np.concatenate, zip(*rows))
-    return TeacherTokens(spans, read_vocabulary(tokenizer).token_bytes, top, values, spans.splits[1:] - 1)
+    token_bytes = read_vocabulary(tokenizer).token_bytes
+    return TeacherTokens(spans, token_bytes, top, values, spans.splits[1:] - 1)
