@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from cotkit.data.core import CotkitError, Problem, Rationale, TokenLogprob
+from cotkit.data.core import CotkitError, Problem, Rationale, TokenLogprob, read_jsonl, write_jsonl
 from cotkit.teachers.curate import PRESETS, REASONS, Dropped, NoReasoning, OverQuota, curate, majority_vote, read_rationale, training_span
 from cotkit.data.formats import StepByStep, ZeroShotCoT, contaminated
 
@@ -283,3 +283,22 @@ def test_without_gold_answers_nothing_is_right_or_wrong():
     assert half.accuracy.n == 1 and len(half.kept) == 4
     both = curate([*said, about(GOOD), about('It is what you solve. The answer is (d) math problem.', SUBJECT)], [unlabelled, SUBJECT], FORMAT)
     assert [r.problem_id for r in both.kept] == ['subject'] and both.by_reason() == {'unparsed': 1, 'no gold answer': 3}
+
+
+def test_the_command_line_drops_what_a_server_truncated(tmp_path, monkeypatch, capsys):
+    "From the reply's finish_reason to the reason in the summary: nobody passes a limit"
+    from cotkit.app.cli import main
+    from loopback import Loopback, Raw
+    monkeypatch.chdir(tmp_path)
+    rows = [{'id': str(n), 'question': f'There are 3 bags with {n} apples each. How many apples?', 'answer': str(3 * n)} for n in (4, 5)]
+    write_jsonl('easy.jsonl', rows)
+    def plan(n, body):
+        cut = ' 4 ' in body['messages'][-1]['content']
+        text = 'There are 3 bags with 4 apples each, so we compute 3 * 4 = 12' if cut else 'There are 3 * 5 = 15 apples. The answer is 15.'
+        return Raw(json.dumps({'choices': [{'finish_reason': 'length' if cut else 'stop', 'message': {'content': text}}]}))
+    with Loopback(plan) as server:
+        assert main(f'collect --task easy.jsonl --model tiny --base-url {server.base_url} --json'.split()) == 0
+    assert {r['finish_reason'] for r in read_jsonl('rationales.jsonl')} == {'length', 'stop'}
+    assert main('curate --task easy.jsonl --rationales rationales.jsonl --out kept.jsonl --json'.split()) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said['dropped'] == {'truncated': 1} and [r['problem_id'] for r in read_jsonl('kept.jsonl')] == ['5']

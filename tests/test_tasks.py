@@ -129,7 +129,7 @@ def test_labels_and_rationales():
 
 
 @given(st.integers(0, 2000), st.integers(0, 3))
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_carving_takes_the_share_whatever_the_order(n, seed):
     problems = [Problem(str(i), f'How many are {i}?', '1') for i in range(n)]
     rest, taken = hash_split(problems, 0.1, seed, exact=True)
@@ -290,7 +290,7 @@ def test_own_splits(tmp_path):
 texts = st.text(st.characters(exclude_categories=('Cs',)), min_size=1, max_size=30).filter(lambda text: text == text.strip() and text)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(texts, st.integers(), st.lists(texts.filter(lambda t: '\n' not in t), max_size=3)), min_size=1, max_size=8))
 def test_own_problems_survive_the_file(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp('own')/'own.jsonl'

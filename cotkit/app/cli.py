@@ -18,7 +18,9 @@ from tyro import MISSING
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional
 from tyro.conf import UseAppendAction, arg
 
-from .commands import at_least, check_outputs, read_rationales, student_folder
+from . import demo
+from .commands import check_outputs, read_rationales, student_folder
+from .demo import DemoSettings
 from .recipes import COMMANDS, Command, close_match, command, default_of
 from .recipes import inner_dataclass, run_recipe
 from .student_commands import find_record, read_evaluation
@@ -26,7 +28,7 @@ from ..data.core import CotkitError
 from ..data.tasks import DataConfig, load_data
 
 # %% auto #0
-__all__ = ['Files', 'ReportConfig', 'run_report', 'PublishConfig', 'run_publish', 'DemoConfig', 'run_demo', 'RecipeFile',
+__all__ = ['Files', 'ReportConfig', 'run_report', 'PublishConfig', 'run_publish', 'DemoFiles', 'run_demo', 'RecipeFile',
            'run_yaml', 'ProgramConfig', 'parse', 'cotkit_error', 'import_file', 'split_imports', 'overview', 'show',
            'main', 'field_comments', 'option_rows', 'options_table']
 
@@ -110,28 +112,20 @@ def run_publish(
 
 # %% ../../nbs/app/75_cli.ipynb #5333b850
 @dataclass(frozen=True)
-class DemoConfig:
-    "How large the demo is"
+class DemoFiles:
+    "Where it goes"
     out: Path = Path('_runs/demo')      # folder of the run
-    seed: int = 0                       # of everything random
-    max_steps: int | None = None        # optimizer steps of each student, for a shorter run
-    test: int | None = None             # problems of each test set
 
-    def __post_init__(self):
-        check_outputs(folder=self.out)
-        at_least(1, max_steps=self.max_steps, test=self.test)
-        at_least(0, seed=self.seed)
+    def __post_init__(self): check_outputs(folder=self.out)
 
-# %% ../../nbs/app/75_cli.ipynb #716c9cc0
+
 @command('demo', 'cotkit demo')
 def run_demo(
-    config: DemoConfig = DemoConfig(),  # how large it is
-) -> dict[str, Any]:                    # accuracies, seconds, the path of the report
+    settings: DemoSettings = DemoSettings(),  # how large it is
+    files: DemoFiles = DemoFiles(),           # where it goes
+) -> dict[str, Any]:                          # accuracies, seconds, the path of the report
     "The whole path on synthetic problems, offline"
-    from cotkit.app import demo
-    changes = {'max_steps': config.max_steps, 'test': config.test}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    return demo.run_demo(config.out, demo.DemoSettings(seed=config.seed, **changes))
+    return demo.run_demo(files.out, settings)
 
 # %% ../../nbs/app/75_cli.ipynb #9008f058
 @dataclass(frozen=True)

@@ -8,24 +8,25 @@ from __future__ import annotations
 import multiprocessing, shutil
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Callable
 
-from tqdm.auto import tqdm
-
-from ..teachers.collect import RequestLimits, collect
-from ..data.core import Rationale, Row, read_jsonl, write_jsonl
-from ..teachers.curate import Curated, curate
-from ..evaluation.evaluate import Evaluation, evaluate
-from ..data.formats import Format, ZeroShotCoT
-from ..data.records import RunRecord, Stages, hardware
-from ..teachers.store import Store
-from ..data.word_problems import OUT_OF_DISTRIBUTION, word_problem_task
+from ..data.core import CotkitError, Rationale, Row, read_jsonl, write_jsonl
+from ..data.formats import AnswerOnly, Format, StepByStep, ZeroShotCoT, examples_from
 from ..data.tasks import Task
-from ..teachers.protocol import OracleTeacher
+from ..data.word_problems import OUT_OF_DISTRIBUTION, word_problem_task
+
+if TYPE_CHECKING:
+    from cotkit.data.records import RunRecord
+    from cotkit.evaluation.evaluate import Evaluation
+    from cotkit.models.students import Student
+    from cotkit.teachers.curate import Curated
+    from cotkit.training.config import TrainConfig
 
 # %% auto #0
-__all__ = ['STUDENTS', 'TEST_SETS', 'DemoSettings', 'run_demo']
+__all__ = ['STUDENTS', 'TEST_SETS', 'DemoSettings', 'demo_task', 'ask_teacher', 'untrained_student', 'train_config',
+           'train_student', 'evaluate_student', 'side_by_side', 'write_report', 'run_demo', 'read_evaluations']
 
 # %% ../../nbs/app/71_demo.ipynb #42edccd9
 @dataclass(frozen=True)
@@ -43,66 +44,106 @@ class DemoSettings(Row):
     batch_size: int = 8              # examples of a step
     learning_rate: float = 2e-3      # peak learning rate
 
+    def __post_init__(self):
+        at_least_one = ('train', 'validation', 'test', 'max_steps', 'batch_size')
+        for name, least in ({'seed': 0} | dict.fromkeys(at_least_one, 1)).items():
+            if (value := getattr(self, name)) < least:
+                raise CotkitError(f'is {value}', f'At least {least}.', field=name)
+
 # %% ../../nbs/app/71_demo.ipynb #8d857653
-def _problems(settings: DemoSettings) -> Task:
+def demo_task(
+    settings: DemoSettings,  # how many problems, and how hard
+) -> Task:                   # with train, validation and four test sets
+    "The problems of a demo"
     return word_problem_task(settings.train, settings.validation, settings.test, settings.seed,
                              steps=settings.steps, largest=settings.largest)
 
 # %% ../../nbs/app/71_demo.ipynb #43824772
-def _teach(folder: Path, task: Task, settings: DemoSettings, progress: bool) -> Curated:
-    "Collect rationales about the training problems and keep the correct ones"
-    teacher = OracleTeacher(task['train'], accuracy=settings.teacher_accuracy, seed=settings.seed)
-    with Store(folder/'ledger.sqlite') as store:
-        collected = collect(task['train'], ZeroShotCoT(), teacher, store, limits=RequestLimits(progress=progress))
-    curated = curate(collected.rationales, task['train'], ZeroShotCoT())
+def ask_teacher(
+    folder: Path,            # gets the store, and `curated.jsonl`
+    task: Task,              # the problems
+    settings: DemoSettings,  # how often the teacher is right
+    progress: bool = True,   # show a progress bar
+) -> Curated:                # correct rationales about the training problems
+    "Collect rationales and keep the correct ones; truncated ones are dropped with the others"
+    from cotkit.teachers.collect import RequestLimits, collect
+    from cotkit.teachers.curate import curate
+    from cotkit.teachers.protocol import OracleTeacher
+    problems, format = task['train'], ZeroShotCoT()
+    teacher = OracleTeacher(problems, accuracy=settings.teacher_accuracy, seed=settings.seed)
+    limits = RequestLimits(progress=progress)
+    collected = collect(problems, format, teacher, folder/'store.sqlite', limits=limits)
+    curated = curate(collected.rationales, problems, format, held_out=task['test'])
     write_jsonl(folder/'curated.jsonl', curated.kept)
     return curated
 
 # %% ../../nbs/app/71_demo.ipynb #19cb28f0
-STUDENTS: tuple[str, ...] = ('label_only', 'step_by_step', 'chain_of_thought')
+STUDENTS: dict[str, Format] = {
+    'label_only': AnswerOnly(), 'step_by_step': StepByStep(), 'chain_of_thought': ZeroShotCoT()}
 
-
-def _formats() -> dict[str, Format]:
-    "The three recipes, under the names of the result"
-    from cotkit.training.distill import RECIPES
-    return {name: RECIPES[name.replace('_', '-')]() for name in STUDENTS}
-
-
-def _newborn(name: str, task: Task, kept: list[Rationale], settings: DemoSettings):
-    "An untrained student; all have the same weights and the same tokenizer"
+# %% ../../nbs/app/71_demo.ipynb #5f94091e
+def untrained_student(
+    name: str,                # one of `STUDENTS`
+    task: Task,               # the problems
+    kept: list[Rationale],    # what the teacher wrote about them
+    settings: DemoSettings,   # size and seed
+) -> Student:                 # with the weights and the tokenizer that all have
+    "A student before training"
     from cotkit.models.students import Student, build_model
     from cotkit.models.tokenizers import train_tokenizer
-    about = {r.problem_id: r for r in kept}
-    shown = [p for p in task['train'] if p.id in about][:2000]
-    texts = [text for f in _formats().values() for p in shown for e in f.examples(p, [about[p.id]]) for text in (e.input, e.target)]
+    known = {r.problem_id for r in kept}
+    shown = [p for p in task['train'] if p.id in known][:2000]
+    examples = [e for format in STUDENTS.values() for e in examples_from(format, shown, kept)]
+    texts = [text for e in examples for text in (e.input, e.target)]
     tokenizer = train_tokenizer(texts, 'causal')
-    return Student(build_model(settings.size, tokenizer, 'causal', settings.seed), tokenizer, _formats()[name], 'causal')
+    model = build_model(settings.size, tokenizer, 'causal', settings.seed)
+    return Student(model, tokenizer, STUDENTS[name], 'causal')
+
+# %% ../../nbs/app/71_demo.ipynb #dd587ad6
+def train_config(
+    settings: DemoSettings,  # of the run
+) -> TrainConfig:            # of each student
+    "How a student of the demo is trained"
+    from cotkit.training.config import TrainConfig
+    return TrainConfig(max_steps=settings.max_steps, batch_size=settings.batch_size,
+                       learning_rate=settings.learning_rate, train_seed=settings.seed,
+                       overrides={'disable_tqdm': True})
 
 # %% ../../nbs/app/71_demo.ipynb #46cbf3ca
-def _train(name: str, folder: Path, settings: DemoSettings, advance: Callable[[int], None]) -> None:
-    "Train one student; `advance` hears of each step"
+def train_student(
+    name: str,                        # one of `STUDENTS`
+    folder: Path,                     # has `curated.jsonl`
+    settings: DemoSettings,           # how long
+    advance: Callable[[int], None],   # is told of each step
+) -> None:
+    "Train one student; its folder is `students/NAME`"
     from transformers import TrainerCallback
-    from cotkit.training.config import TrainConfig
     from cotkit.training.distill import distill
     from cotkit.training.trainer import Monitor, TrainingSet
 
-    class Steps(TrainerCallback):
+    class TellSteps(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs): advance(1)
 
-    task, kept = _problems(settings), [Rationale.from_dict(o) for o in read_jsonl(folder/'curated.jsonl')]
-    config = TrainConfig(max_steps=settings.max_steps, batch_size=settings.batch_size, train_seed=settings.seed,
-                         learning_rate=settings.learning_rate, overrides={'disable_tqdm': True})
-    distill(_newborn(name, task, kept, settings), TrainingSet(task['train'], kept, task['validation']),
-            output_dir=folder/'students'/name, config=config, monitor=Monitor(callbacks=[Steps()]))
+    task = demo_task(settings)
+    kept = [Rationale.from_dict(row) for row in read_jsonl(folder/'curated.jsonl')]
+    data = TrainingSet(task['train'], kept, task['validation'], task['test'])
+    distill(untrained_student(name, task, kept, settings), data, config=train_config(settings),
+            output_dir=folder/'students'/name, monitor=Monitor(callbacks=[TellSteps()]))
 
 # %% ../../nbs/app/71_demo.ipynb #b6dd9ecb
 TEST_SETS: tuple[str, ...] = ('test', *OUT_OF_DISTRIBUTION)
 
-
-def _examine(name: str, folder: Path, settings: DemoSettings, advance: Callable[[int], None]) -> None:
-    "One student on every test set; `advance` hears of each problem"
+# %% ../../nbs/app/71_demo.ipynb #356d4254
+def evaluate_student(
+    name: str,                        # one of `STUDENTS`, trained
+    folder: Path,                     # of the run
+    settings: DemoSettings,           # how many problems
+    advance: Callable[[int], None],   # is told of each problem
+) -> None:
+    "One student on every test set"
+    from cotkit.evaluation.evaluate import evaluate
     from cotkit.models.students import Student
-    task, student = _problems(settings), Student.load(folder/'students'/name/'student')
+    task, student = demo_task(settings), Student.load(folder/'students'/name/'student')
     evaluations = []
     for split in TEST_SETS:
         evaluations.append(evaluate(student, task[split], name, split, train_seed=settings.seed))
@@ -112,7 +153,7 @@ def _examine(name: str, folder: Path, settings: DemoSettings, advance: Callable[
 # %% ../../nbs/app/71_demo.ipynb #4681c166
 _counter = None  # in a worker: how far all jobs are together
 
-
+# %% ../../nbs/app/71_demo.ipynb #ce245553
 def _begin(counter) -> None:
     "Prepare a worker process"
     global _counter
@@ -120,7 +161,7 @@ def _begin(counter) -> None:
     import torch
     torch.set_num_threads(1)
 
-
+# %% ../../nbs/app/71_demo.ipynb #11c023a0
 def _advance(steps: int) -> None:
     with _counter.get_lock(): _counter.value += steps
 
@@ -129,12 +170,18 @@ def _job(work: Callable[..., None], name: str, folder: Path, settings: DemoSetti
     work(name, folder, settings, _advance)
 
 # %% ../../nbs/app/71_demo.ipynb #c679a198
-def _side_by_side(work: Callable[..., None], total: int, what: str, folder: Path, settings: DemoSettings, progress: bool) -> None:
+def side_by_side(
+    work: Callable[..., None],  # `train_student` or `evaluate_student`
+    folder: Path,               # of the run
+    settings: DemoSettings,     # of the run
+    bar: Any,                   # a tqdm bar for all of them
+) -> None:
     "Do `work` for each student, as many at a time as there are cores; the first error ends the run"
+    from cotkit.data.records import hardware
     context = multiprocessing.get_context('spawn')
     counter = context.Value('q', 0)
     workers = min(len(STUDENTS), hardware()['cores'] or 1)
-    with ProcessPoolExecutor(workers, context, _begin, (counter,)) as pool, tqdm(total=total, desc=what, disable=not progress) as bar:
+    with bar, ProcessPoolExecutor(workers, context, _begin, (counter,)) as pool:
         jobs = [pool.submit(_job, work, name, folder, settings) for name in reversed(STUDENTS)]
         running = jobs
         while running:
@@ -145,48 +192,74 @@ def _side_by_side(work: Callable[..., None], total: int, what: str, folder: Path
                 failed.result()
 
 # %% ../../nbs/app/71_demo.ipynb #eac60113
-def _result(evaluations: list[Evaluation], curated: Curated, settings: DemoSettings, seconds: Mapping[str, float], report: Path) -> dict[str, Any]:
+def _result(evaluations: list[Evaluation], curated: Curated,
+            settings: DemoSettings) -> dict[str, Any]:
     accuracy = {(e.name, e.split): e.accuracy.value for e in evaluations}
-    students = list(dict.fromkeys(name for name, _ in accuracy))
-    return {'teacher': curated.accuracy.value, **{name: accuracy[name, 'test'] for name in students},
-            'out_of_distribution': {split: {name: accuracy[name, split] for name in students} for split in OUT_OF_DISTRIBUTION},
-            'n': settings.test, 'seconds': {stage: round(taken, 1) for stage, taken in seconds.items()}, 'report': str(report)}
+    by_split = {split: {name: accuracy[name, split] for name in STUDENTS} for split in TEST_SETS}
+    in_distribution = by_split.pop('test')
+    return {'teacher': curated.accuracy.value, **in_distribution,
+            'out_of_distribution': by_split, 'n': settings.test}
 
 # %% ../../nbs/app/71_demo.ipynb #bef7c5b8
-def _write_report(folder: Path, evaluations: list[Evaluation], curated: Curated, task: Task, record: RunRecord) -> Path:
-    "The page, with figures of accuracy, training and curation"
-    from cotkit.training.checkpoints import read_history
+def write_report(
+    folder: Path,                     # of the run
+    evaluations: list[Evaluation],    # of every student on every set
+    curated: Curated,                 # what the teacher wrote
+    task: Task,                       # the problems
+    record: RunRecord,                # the settings and numbers of the run
+) -> Path:                            # the page
+    "One page with figures of accuracy, training and curation"
     from cotkit.reporting.figures import accuracy_figure, curation_figure, curve_figure
     from cotkit.reporting.html import Page, html_report
-    histories = {name: read_history(folder/'students'/name) for name in _formats()}
-    figures = {
-        'Accuracy of each student on each set, with 95 % intervals': accuracy_figure(evaluations, teacher=curated.accuracy.value),
-        'Training loss, in nats per target token': curve_figure(histories, y='loss', label='loss (nats per token)', logarithmic=True),
-        'What the teacher wrote and what was kept': curation_figure(curated)}
+    from cotkit.training.checkpoints import read_history
+    histories = {name: read_history(folder/'students'/name) for name in STUDENTS}
+    accuracy = accuracy_figure(evaluations, teacher=curated.accuracy.value)
+    loss = curve_figure(histories, y='loss', label='loss (nats per token)', logarithmic=True)
+    figures = {'Accuracy of each student on each set, with 95 % intervals': accuracy,
+               'Training loss, in nats per target token': loss,
+               'What the teacher wrote and what was kept': curation_figure(curated)}
     problems = [problem for split in task.splits.values() for problem in split]
-    intro = ('Three students of one size and one budget, taught by one teacher. '
+    about = ('Three students of one size and one budget, taught by one teacher. '
              'They differ in what they were taught.')
-    page = Page('Who learned to reason?', intro, figures)
+    page = Page('Who learned to reason?', about, figures)
     return html_report(folder/'report.html', evaluations, curated, problems, record, page)
 
 # %% ../../nbs/app/71_demo.ipynb #17e63fea
 def run_demo(
-    folder: str | Path,                          # where everything goes; made if it does not exist
-    settings: DemoSettings = DemoSettings(),     # what the run depends on
-    progress: bool = True,                       # whether to show progress, on standard error
-) -> dict[str, Any]:                             # accuracies as fractions, seconds by stage, the path of the report
-    "Teacher, ledger, curation, three students, four test sets, report"
+    folder: str | Path,                       # where everything goes; made if it does not exist
+    settings: DemoSettings = DemoSettings(),  # what the run depends on
+    progress: bool = True,                    # whether to show progress, on standard error
+) -> dict[str, Any]:                          # accuracies, seconds by stage, where the report is
+    "Teacher, store, curation, three students, four test sets, report"
+    from tqdm.auto import tqdm
+    from cotkit.data.records import RunRecord, Stages
     folder, stages = Path(folder), Stages()
+    bar = partial(tqdm, disable=not progress)
     shutil.rmtree(folder/'students', ignore_errors=True)
-    with stages('problems'): task = _problems(settings)
-    with stages('collect_and_curate'): curated = _teach(folder, task, settings, progress)
-    with stages('distill'): _side_by_side(_train, len(STUDENTS) * settings.max_steps, 'distill', folder, settings, progress)
+    with stages('problems'): task = demo_task(settings)
+    with stages('collect_and_curate'): curated = ask_teacher(folder, task, settings, progress)
+    with stages('distill'):
+        steps = len(STUDENTS) * settings.max_steps
+        side_by_side(train_student, folder, settings, bar(total=steps, desc='distill'))
     with stages('evaluate'):
-        _side_by_side(_examine, len(STUDENTS) * len(TEST_SETS) * settings.test, 'evaluate', folder, settings, progress)
-        evaluations = [Evaluation.from_dict(o) for name in STUDENTS for o in read_jsonl(folder/'students'/name/'evaluations.jsonl')]
+        outputs = len(STUDENTS) * len(TEST_SETS) * settings.test
+        side_by_side(evaluate_student, folder, settings, bar(total=outputs, desc='evaluate'))
+        evaluations = read_evaluations(folder)
     with stages('report'):
-        record = RunRecord(settings.to_dict(), settings.seed, data={task.name: task.fingerprint()}, seconds=stages.seconds,
-                           results={'teacher': curated.accuracy.to_dict(), 'evaluations': [e.summary() for e in evaluations]})
-        report = _write_report(folder, evaluations, curated, task, record)
+        results = {'teacher': curated.accuracy.to_dict(),
+                   'evaluations': [e.summary() for e in evaluations]}
+        record = RunRecord(settings.to_dict(), settings.seed, results=results,
+                           data={task.name: task.fingerprint()}, seconds=stages.seconds)
+        report = write_report(folder, evaluations, curated, task, record)
     replace(record, seconds=stages.seconds).save(folder/'record.json')
-    return _result(evaluations, curated, settings, stages.seconds, report)
+    seconds = {stage: round(taken, 1) for stage, taken in stages.seconds.items()}
+    return {**_result(evaluations, curated, settings), 'seconds': seconds, 'report': str(report)}
+
+# %% ../../nbs/app/71_demo.ipynb #a596bc0a
+def read_evaluations(
+    folder: Path,           # of a run
+) -> list[Evaluation]:      # of every student on every set
+    "What `evaluate_student` wrote"
+    from cotkit.evaluation.evaluate import Evaluation
+    files = [folder/'students'/name/'evaluations.jsonl' for name in STUDENTS]
+    return [Evaluation.from_dict(row) for file in files for row in read_jsonl(file)]

@@ -22,7 +22,7 @@ from ..data.tasks import Task
 from ..data.word_problems import word_problems
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..evaluation.strategies import SingleTurn
-from ..models.generate import DecodingParams
+from ..models.config import DecodingParams
 from ..evaluation.statistics import Estimate, mean_estimate, paired_difference
 from ..teachers.collect import RequestLimits, collect
 from ..teachers.curate import Curated, curate

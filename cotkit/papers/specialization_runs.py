@@ -25,7 +25,7 @@ from ..data.tasks import Task
 from ..data.word_problems import OUT_OF_DISTRIBUTION, Wording, word_problems
 from ..evaluation.evaluate import evaluate
 from ..evaluation.strategies import SingleTurn
-from ..models.generate import DecodingParams
+from ..models.config import DecodingParams
 from ..models.students import Size, Student, build_model, load_model, parameter_count
 from ..models.tokenizers import train_tokenizer
 from ..teachers.collect import RequestLimits, collect

@@ -21,7 +21,7 @@ __all__ = ['Teacher', 'SamplingParams', 'TeacherError', 'OracleTeacher', 'Replay
 # %% ../../nbs/teachers/20_protocol.ipynb #d5376837
 @runtime_checkable
 class Teacher(Protocol):
-    "Whoever answers requests"
+    "What answers requests"
     name: str               # who this is; part of every request's key
     needs_problem_id: bool  # whether requests must carry `problem_id`
 
