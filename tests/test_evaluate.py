@@ -600,6 +600,26 @@ def test_truncated_outputs_are_counted(student):
     assert 'truncated' in found._repr_html_()
 
 
+class Backwards:
+    "A strategy with a fault, and without settings"
+    format = ZeroShotCoT()
+    turned = True
+
+    def solve(self, problems):
+        traces = [Trace(p.id, f'The answer is {p.answer}.') for p in problems]
+        return traces[::-1] if self.turned else traces
+
+
+def test_a_strategy_that_mixes_up_its_problems_is_noticed():
+    strategy = Backwards()
+    with pytest.raises(CotkitError, match="'w11' for 'w0'"): evaluate(strategy, WORDS)
+    strategy.turned = False
+    found = evaluate(strategy, WORDS)
+    assert found.accuracy.value == 1 and found.strategy == {'strategy': 'Backwards'}
+    strategy.format = None
+    with pytest.raises(CotkitError, match='has no format'): evaluate(strategy, WORDS)
+
+
 def test_an_own_strategy_and_metric_survive_a_process(tmp_path):
     "Another process that imports the file reads the evaluation and makes the strategy again; one that does not is told so"
     (tmp_path/'mine.py').write_text('''

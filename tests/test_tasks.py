@@ -129,12 +129,25 @@ def test_labels_and_rationales():
 
 
 @given(st.integers(0, 2000), st.integers(0, 3))
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_carving_takes_the_share_whatever_the_order(n, seed):
     problems = [Problem(str(i), f'How many are {i}?', '1') for i in range(n)]
     rest, taken = hash_split(problems, 0.1, seed, exact=True)
     assert len(taken) == -(-n//10) and sorted(rest + taken, key=lambda p: int(p.id)) == problems
     assert {p.id for p in hash_split(problems[::-1], 0.1, seed, exact=True)[1]} == {p.id for p in taken}
+
+
+def test_published_rows_without_ids_are_drawn_by_number_and_own_files_by_question(tmp_path):
+    rows = [dict(input=f'Ann has {i} apples and buys {i}. How many are there?', label=f'( {i}.0 + {i}.0 )') for i in range(1, 31)]
+    folder = write_rows(tmp_path/'svamp', {'train': rows, 'test': rows[:0]})
+    by_id = load_task('svamp', folder, numbered=True)
+    published = load_task('svamp', folder)
+    own = [dict(question=row['input'], answer=str(i)) for i, row in enumerate(rows)]
+    def drawn(rows): return {p.question for p in Task.from_jsonl(write_rows(tmp_path/str(len(rows)), {'train': rows})/'train.jsonl')['validation']}
+    assert [p.question for p in published['validation']] == [p.question for p in by_id['validation']] and len(by_id['validation']) == 3
+    assert not published['validation'][0].id.startswith('svamp') and by_id['validation'][0].id.startswith('svamp-train-')
+    assert drawn(own) == drawn(own[::-1]), 'own files do not depend on the order of their rows'
+    assert {p.question for p in load_task('svamp', write_rows(tmp_path/'turned', {'train': rows[::-1]}))['validation']} != {p.question for p in published['validation']}
 
 
 def test_a_task_shows_escapes_and_joins():
@@ -290,7 +303,7 @@ def test_own_splits(tmp_path):
 texts = st.text(st.characters(exclude_categories=('Cs',)), min_size=1, max_size=30).filter(lambda text: text == text.strip() and text)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(texts, st.integers(), st.lists(texts.filter(lambda t: '\n' not in t), max_size=3)), min_size=1, max_size=8))
 def test_own_problems_survive_the_file(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp('own')/'own.jsonl'

@@ -46,9 +46,6 @@ def html_table(
                     for k, v in rows)
     return f'<table>{cells}</table>'
 
-
-_table = html_table
-
 # %% ../../nbs/data/00_core.ipynb #d7739df8
 _T = TypeVar('T')
 

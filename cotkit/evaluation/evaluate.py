@@ -199,10 +199,21 @@ def evaluate(
     if not problems:
         raise CotkitError('no problems to evaluate on', 'Give a split that is not empty.')
     if not hasattr(strategy, 'solve'): strategy = SingleTurn(strategy)
-    traces, format = strategy.solve(problems), strategy.format
+    traces, format = _solve(strategy, problems), strategy.format
     found = score_outputs(traces, problems, format, name or format.name, split, train_seed)
     found = replace(found, strategy=strategy_to_dict(strategy))
     return add_scores(found, problems, [m for m in metrics if m != 'exact_match'])
+
+# %% ../../nbs/evaluation/53_evaluate.ipynb #436d1107
+def _solve(strategy: Strategy, problems: Sequence[Problem]) -> list[Trace]:
+    "The traces of a strategy; a `CotkitError` unless they are about these problems, in order"
+    if getattr(strategy, 'format', None) is None:
+        raise CotkitError(f'{strategy!r} has no format', 'Its outputs are read with one.')
+    traces = list(strategy.solve(problems))
+    pairs = zip((t.problem_id for t in traces), (p.id for p in problems))
+    if wrong := next((f'{found!r} for {asked!r}' for found, asked in pairs if found != asked), ''):
+        raise CotkitError(f'the strategy brought {wrong}', 'Give the traces in order.')
+    return traces
 
 # %% ../../nbs/evaluation/53_evaluate.ipynb #7d220397
 @dataclass(frozen=True)

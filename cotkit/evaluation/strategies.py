@@ -71,7 +71,7 @@ def strategy_to_dict(
     "A strategy as JSON-ready values, without its model"
     kind = type(strategy)
     name = next((name for name, known in STRATEGIES.items() if known is kind), kind.__name__)
-    return {'strategy': name, **strategy.config()}
+    return {'strategy': name, **getattr(strategy, 'config', dict)()}
 
 # %% ../../nbs/evaluation/50_strategies.ipynb #bb5095d6
 def strategy_from_dict(
@@ -104,7 +104,7 @@ class SingleTurn:
         self.decoding = self.decoding or DecodingParams()
         self.sampling = self.sampling or SamplingParams()
         if self.format is None:
-            raise CotkitError('nobody says how it is asked', 'Give a format.', field='format')
+            raise CotkitError('is missing', 'Say how it is asked and read.', field='format')
         if self.is_teacher and self.store is None:
             raise CotkitError("keeps a teacher's answers", 'Name a file for them.', field='store')
 

@@ -277,7 +277,7 @@ def teacher_line(
     curated: Curated,  # what `curate` gave
 ) -> str:              # its accuracy with the interval, if it is known
     "How good the teacher was"
-    unknown = 'without gold answers nobody can tell'
+    unknown = 'accuracy unknown without gold answers'
     return f'Teacher: {curated.accuracy or unknown}'
 
 # %% ../../nbs/reporting/60_figures.ipynb #9d0f3b23
