@@ -57,6 +57,21 @@ def test_every_setting_is_part_of_the_question(tmp_path, change):
         assert run(server, problems(2), tmp_path/'a.db', **change).sent == 2
 
 
+def test_a_higher_limit_asks_again_only_for_what_was_truncated(tmp_path):
+    "A greedy answer that ended by itself is the same under any limit it fits into; a sampled one is drawn again"
+    plan = lambda n, body: chat('So 1 plus', 'length') if ' 1 ' in body['messages'][-1]['content'] and body['max_tokens'] < 1024 else None
+    with Loopback(plan) as server:
+        first = run(server, problems(4), tmp_path/'a.db', max_tokens=512)
+        more = run(server, problems(4), tmp_path/'a.db', max_tokens=1024)
+        assert (first.sent, more.sent, more.reused) == (4, 1, 3) and len(more.rationales) == 4
+        assert [r.request for r in more.rationales if r.problem_id != 'p1'] == [r.request for r in first.rationales if r.problem_id != 'p1']
+        assert run(server, problems(4), tmp_path/'a.db', max_tokens=64).sent == 0
+        assert run(server, problems(4), tmp_path/'a.db', max_tokens=5).sent == 4, 'these are longer than five tokens'
+        warm = [run(server, problems(2), tmp_path/'a.db', temperature=0.7, max_tokens=n).sent for n in (512, 1024)]
+        assert warm == [2, 2]
+        assert write_batch(tmp_path/'r.jsonl', problems(1), FORMAT, OpenAITeacher('tiny', EndpointConfig(server.base_url)), tmp_path/'a.db', SamplingParams(max_tokens=2048)) == []
+
+
 def test_the_format_is_part_of_the_question(tmp_path):
     with Loopback() as server:
         run(server, problems(2), tmp_path/'a.db')

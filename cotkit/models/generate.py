@@ -246,7 +246,7 @@ def choose_tokens(
 
 # %% ../../nbs/models/13_generate.ipynb #050418d8
 PREFILL_TOKENS = 16_384
-_HIDDEN_STATE = ('recurrent_gemma',)
+_UNUSUAL = ('recurrent_gemma', 'xlnet', 'xlm')  # state inside the model; tokens that see later ones
 
 
 @dataclass
@@ -258,9 +258,9 @@ class Decoder:
     waiting: list[int] = field(init=False)  # numbers of requests; the last is the next
 
     def __post_init__(self):
-        if (kind := self.model.config.model_type) in _HIDDEN_STATE:
-            problem = f'a {kind} keeps its state inside, where no batch can share it'
-            raise CotkitError(problem, 'Choose a model of another family.', field='model')
+        if (kind := self.model.config.model_type) in _UNUSUAL:
+            raise CotkitError(f'a {kind} cannot be decoded here: it is no plain decoder',
+                              'Choose a model of another family.', field='model')
         requests, lengths = self.requests, [len(r.ids) for r in self.requests]
         self.waiting = sorted(range(len(requests)), key=lambda i: (lengths[i], -i))
         self.ends = end_token_ids(self.model, self.tokenizer)

@@ -120,7 +120,8 @@ def context_length(
     model: 'PreTrainedModel',  # any model
 ) -> int:                      # tokens that it can count, or `UNLIMITED`
     "How many positions a model has"
-    return getattr(model.config, 'max_position_embeddings', None) or UNLIMITED
+    positions = getattr(model.config, 'max_position_embeddings', None) or 0
+    return positions if positions > 0 else UNLIMITED
 
 # %% ../../nbs/models/10_tokenizers.ipynb #40cc79b7
 def remaining_context(

@@ -12,7 +12,7 @@ from typing import Any, Iterable, Iterator
 
 from ..data.core import Completion, CotkitError, Problem, Row, atomic_write, read_jsonl
 from ..data.formats import Format
-from .collect import requests_for
+from .collect import requests_for, with_other_limits
 from .openai import OpenAITeacher, completion_from_reply, status_error
 from .protocol import SamplingParams, TeacherError
 from .store import Store, as_store
@@ -55,6 +55,7 @@ def write_batch(
     "Write the requests that have no answer yet for a batch job, and send nothing"
     asked, path, files = requests_for(list(problems), format, teacher, sampling), Path(path), []
     with as_store(store) as opened:
+        asked = with_other_limits(asked, opened)
         missing = {each.key: each.request for each in asked if each.request not in opened}
     lines = (_line(key, teacher.body(request)) for key, request in missing.items())
     for number, chunk in enumerate(_chunks(lines), 1):

@@ -22,7 +22,7 @@ from .protocol import (
 
 # %% auto #0
 __all__ = ['Failure', 'make_request', 'Collected', 'PendingRequest', 'CollectState', 'Collector', 'run_workers', 'Asked',
-           'requests_for', 'acollect', 'collect']
+           'requests_for', 'with_other_limits', 'acollect', 'collect']
 
 # %% ../../nbs/teachers/24_collect.ipynb #bbe78c53
 def make_request(
@@ -268,6 +268,24 @@ def requests_for(
                 for problem in problems for sample in range(sampling.samples)]
     return [Asked(problem, request, request.key) for problem, request in requests]
 
+# %% ../../nbs/teachers/24_collect.ipynb #1474167f
+def with_other_limits(
+    asked: Sequence[Asked],  # each with its request
+    store: Store,            # what was answered before
+) -> list[Asked]:            # the same, with the request that has the answer where there is one
+    "Greedy answers that ended by themselves, found under any length limit that they fit into"
+    missing = {each.key: each.request for each in asked
+               if not each.request.temperature and each.request not in store}
+    limits = store.length_limits(asked[0].request.teacher) if missing else ()
+    found: dict[str, Request] = {}
+    for key, request in missing.items():
+        for other in (replace(request, max_tokens=limit) for limit in limits):
+            answer = store.get(other)
+            ended = answer is not None and answer.finish_reason == 'stop'
+            if ended and 0 < answer.completion_tokens <= request.max_tokens: found[key] = other
+    return [Asked(each.problem, found[each.key], found[each.key].key) if each.key in found else each
+            for each in asked]
+
 # %% ../../nbs/teachers/24_collect.ipynb #02167781
 def _collected(
     asked: Sequence[Asked], known: Mapping[str, Completion], collector: Collector,
@@ -310,6 +328,7 @@ async def acollect(
     "Rationales for problems, each request sent once ever; a fatal error is raised at the end"
     asked = requests_for(list(problems), format, teacher, sampling)
     with as_store(store) as opened:
+        asked = with_other_limits(asked, opened)
         requests = {each.key: each.request for each in asked}
         stored = {key: opened.get(request) for key, request in requests.items()}
         known = {key: completion for key, completion in stored.items() if completion is not None}

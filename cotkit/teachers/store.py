@@ -146,6 +146,8 @@ def _row(request: Request, completion: Completion) -> tuple:
 # %% ../../nbs/teachers/23_store.ipynb #aff7113b
 _USAGE = ('SELECT teacher, count(*), sum(prompt_tokens), sum(completion_tokens) '
           'FROM completions GROUP BY teacher ORDER BY teacher')
+_LIMITS = ("SELECT DISTINCT json_extract(request, '$.max_tokens') FROM completions "
+           'WHERE teacher = ? ORDER BY 1')
 _PAGE = f'SELECT id, {_COLUMNS} FROM completions WHERE id > ? ORDER BY id LIMIT 500'
 
 # %% ../../nbs/teachers/23_store.ipynb #e91e819d
@@ -198,6 +200,10 @@ class Store:
     def usage(self) -> list[Usage]:
         "What each teacher was asked and what that cost"
         return [Usage(*row) for row in self._query(_USAGE)]
+
+    def length_limits(self, teacher: str) -> list[int]:
+        "The values of `max_tokens` that a teacher was asked with"
+        return [limit for limit, in self._query(_LIMITS, (teacher,))]
 
     def merge(self, other: str | Path) -> int:
         "Take over what another store has and this one lacks; how many completions that were"
