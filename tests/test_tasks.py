@@ -137,6 +137,19 @@ def test_carving_takes_the_share_whatever_the_order(n, seed):
     assert {p.id for p in hash_split(problems[::-1], 0.1, seed, exact=True)[1]} == {p.id for p in taken}
 
 
+def test_published_rows_without_ids_are_drawn_by_number_and_own_files_by_question(tmp_path):
+    rows = [dict(input=f'Ann has {i} apples and buys {i}. How many are there?', label=f'( {i}.0 + {i}.0 )') for i in range(1, 31)]
+    folder = write_rows(tmp_path/'svamp', {'train': rows, 'test': rows[:0]})
+    by_id = load_task('svamp', folder, numbered=True)
+    published = load_task('svamp', folder)
+    own = [dict(question=row['input'], answer=str(i)) for i, row in enumerate(rows)]
+    def drawn(rows): return {p.question for p in Task.from_jsonl(write_rows(tmp_path/str(len(rows)), {'train': rows})/'train.jsonl')['validation']}
+    assert [p.question for p in published['validation']] == [p.question for p in by_id['validation']] and len(by_id['validation']) == 3
+    assert not published['validation'][0].id.startswith('svamp') and by_id['validation'][0].id.startswith('svamp-train-')
+    assert drawn(own) == drawn(own[::-1]), 'own files do not depend on the order of their rows'
+    assert {p.question for p in load_task('svamp', write_rows(tmp_path/'turned', {'train': rows[::-1]}))['validation']} != {p.question for p in published['validation']}
+
+
 def test_a_task_shows_escapes_and_joins():
     task = Task('x<y', {'train': [Problem('1', '<script>', '1')], 'validation': [Problem('2', 'q', '2')]})
     assert '<script>' not in task._repr_html_() and 'x&lt;y' in task._repr_html_()

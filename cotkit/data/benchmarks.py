@@ -18,9 +18,11 @@ from cotkit.data.files import (
 from .tasks import (
     NLI_LABELS, Fields, Reader, Schemas, Splitting, Task, build_task, register_task)
 
+PUBLISHED = Splitting(by_number=True)  # files that do not change
+
 # %% auto #0
-__all__ = ['load_gsm8k', 'load_svamp', 'load_commonsense_qa', 'load_strategyqa', 'load_anli', 'load_esnli', 'load_multiarith',
-           'load_asdiv']
+__all__ = ['PUBLISHED', 'load_gsm8k', 'load_svamp', 'load_commonsense_qa', 'load_strategyqa', 'load_anli', 'load_esnli',
+           'load_multiarith', 'load_asdiv']
 
 # %% ../../nbs/data/03_benchmarks.ipynb #284addce
 def _gsm8k(row: dict[str, Any]) -> Fields:
@@ -50,7 +52,7 @@ def load_gsm8k(
     socratic = {o for o in named if 'socratic' in o}
     chosen = socratic if socratic and config == 'socratic' else named - socratic
     rows = {split: part for split, part in rows.items() if split in chosen}
-    return build_task('gsm8k', 'number', rows, schemas, Splitting(data_seed=seed))
+    return build_task('gsm8k', 'number', rows, schemas, replace(PUBLISHED, data_seed=seed))
 
 # %% ../../nbs/data/03_benchmarks.ipynb #abef4542
 def _svamp(target: str, kind: str) -> Schemas:
@@ -83,7 +85,7 @@ def load_svamp(
         raise CotkitError(f'is {target!r}', f'One of: {", ".join(kinds)}.', field='target')
     rows, schemas = source_rows(path, 'ChilleD/SVAMP'), _svamp(target, kinds[target])
     if numbered: rows = {split: _numbered(part, split) for split, part in rows.items()}
-    return build_task('svamp', kinds[target], rows, schemas, Splitting(data_seed=seed))
+    return build_task('svamp', kinds[target], rows, schemas, replace(PUBLISHED, data_seed=seed))
 
 # %% ../../nbs/data/03_benchmarks.ipynb #231015d4
 def _numbered(rows: Iterable[SourceRow], split: str) -> Iterator[SourceRow]:
@@ -134,7 +136,7 @@ def load_commonsense_qa(
     schemas = {('question', 'choices', 'answerKey'): _cqa_hub,
                ('question', 'choices', 'answer'): _cqa_recorded, ('question',): _cqa_released}
     rows = source_rows(path, 'tau/commonsense_qa')
-    splitting = Splitting(data_seed=seed, validation_as_test=True)
+    splitting = replace(PUBLISHED, data_seed=seed, validation_as_test=True)
     return build_task('commonsense_qa', 'choice', rows, schemas, splitting)
 
 # %% ../../nbs/data/03_benchmarks.ipynb #2272f199
@@ -158,7 +160,7 @@ def load_strategyqa(
 ) -> Task:                          # train, validation and test
     "StrategyQA (Geva et al. 2021)"
     rows, schemas = source_rows(path, 'ChilleD/StrategyQA'), {('question', 'answer'): _strategyqa}
-    return build_task('strategyqa', 'label', rows, schemas, Splitting(data_seed=seed))
+    return build_task('strategyqa', 'label', rows, schemas, replace(PUBLISHED, data_seed=seed))
 
 # %% ../../nbs/data/03_benchmarks.ipynb #8944bb28
 def _nli(*rationale: str) -> Reader:
@@ -209,7 +211,7 @@ def load_anli(
     rows = {split: part for split, part in rows.items() if split_name(split)[1] in wanted}
     read = _nli('reason')
     schemas = {_NLI_COLUMNS: read, ('context', 'hypothesis', 'label'): read}
-    return build_task('anli', 'label', rows, schemas, Splitting(data_seed=seed))
+    return build_task('anli', 'label', rows, schemas, replace(PUBLISHED, data_seed=seed))
 
 # %% ../../nbs/data/03_benchmarks.ipynb #66ca89fd
 @register_task('esnli')
@@ -219,7 +221,7 @@ def load_esnli(
 ) -> Task:                          # train, validation and test
     "e-SNLI (Camburu et al. 2018); the first explanation is the gold rationale"
     rows, schemas = source_rows(path, 'esnli/esnli'), {_NLI_COLUMNS: _nli('explanation_1')}
-    return build_task('esnli', 'label', rows, schemas, Splitting(data_seed=seed))
+    return build_task('esnli', 'label', rows, schemas, replace(PUBLISHED, data_seed=seed))
 
 # %% ../../nbs/data/03_benchmarks.ipynb #4adffd86
 def _multiarith(row: dict[str, Any]) -> Fields:
@@ -243,7 +245,7 @@ def load_multiarith(
     "MultiArith (Roy and Roth 2015)"
     rows = source_rows(path, 'ChilleD/MultiArith')
     schemas = {('question', 'final_ans'): _multiarith}
-    return build_task('multiarith', 'number', rows, schemas, Splitting(data_seed=seed))
+    return build_task('multiarith', 'number', rows, schemas, replace(PUBLISHED, data_seed=seed))
 
 # %% ../../nbs/data/03_benchmarks.ipynb #e064fb67
 @register_task('asdiv')
@@ -253,5 +255,5 @@ def load_asdiv(
 ) -> Task:                          # test
     "ASDiv (Miao et al. 2020)"
     rows = source_rows(path, 'EleutherAI/asdiv', 'asdiv')
-    splitting = Splitting(data_seed=seed, validation_as_test=True)
+    splitting = replace(PUBLISHED, data_seed=seed, validation_as_test=True)
     return build_task('asdiv', 'number', rows, {('body', 'question', 'answer'): _asdiv}, splitting)

@@ -39,6 +39,7 @@ class Splitting:
     test_size: float = 0.0           # the share of train that becomes test
     data_seed: int = 0               # decides which problems these are
     validation_as_test: bool = False # whether validation is the test split if that has no answers
+    by_number: bool = False          # rows without ids are drawn by number: published files are fixed
 
     def __post_init__(self):
         for name in ('validation_size', 'test_size'):
@@ -212,19 +213,20 @@ def _is_repeated(row: SourceRow, problem: Problem, seen: _Seen) -> bool:
 
 # %% ../../nbs/data/02_tasks.ipynb #t0000020
 def _problems(
-    rows: Iterable[SourceRow], schemas: Schemas, seen: _Seen
+    rows: Iterable[SourceRow], schemas: Schemas, seen: _Seen, numbers: dict[str, int]
 ) -> tuple[list[Problem], SourceRow | None]:
-    "The problems of a split and its first row without gold answer"
+    "The problems of a split and its first row without gold answer; row numbers are noted by id"
     problems, unlabelled = [], None
-    for row in rows:
+    for number, row in enumerate(rows, 1):
         try: problem = _problem(row.values, schemas)
         except CotkitError as e:
             raise CotkitError(e.problem, e.remedy, row.file, row.line, e.field) from None
         if problem is None:
             unlabelled = unlabelled or row
             continue
-        if problem.id in seen and problem.id == replace(problem, id='').id:
+        if problem.id == replace(problem, id='').id:
             problem = _numbered(problem, seen)
+            numbers.setdefault(problem.id, number)
         if not _is_repeated(row, problem, seen): problems.append(problem)
     return problems, unlabelled
 
@@ -234,10 +236,14 @@ def _hash_place(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], 'big') / 2 ** 64
 
 
-def _hash_places(problems: Sequence[Problem], seed: int) -> list[float]:
-    "A number from 0 to 1 for each problem, by the smallest id of those that ask the same"
+def _hash_places(
+    problems: Sequence[Problem], seed: int, names: Mapping[str, str]
+) -> list[float]:
+    "A number from 0 to 1 for each problem, by the smallest name of those that ask the same"
     keys, ids = [question_key(o) for o in problems], {}
-    for key, problem in zip(keys, problems): ids[key] = min(problem.id, ids.get(key, problem.id))
+    for key, problem in zip(keys, problems):
+        name = names.get(problem.id, problem.id)
+        ids[key] = min(name, ids.get(key, name))
     return [_hash_place(f'{seed}:{ids[key]}') for key in keys]
 
 # %% ../../nbs/data/02_tasks.ipynb #4cb45427
@@ -246,10 +252,11 @@ def hash_split(
     share: float = 0.1,                   # how much to take out, 0 to 1
     seed: int = 0,                        # another seed takes out others
     exact: bool = False,                  # whether to take exactly the share, rounded up
+    names: Mapping[str, str] = {},        # of an exact draw: names that stand in for some ids
 ) -> tuple[list[Problem], list[Problem]]: # the rest and what was taken out, in their old order
     "Take a share of problems out, chosen by a hash"
     if exact:
-        places = _hash_places(problems, seed)
+        places = _hash_places(problems, seed, names)
         below = sorted([*places, 2.0])[-int(-len(problems)*share//1)]
     else: places, below = [_hash_place(f'{seed}:test:{question_key(o)}') for o in problems], share
     taken = [place < below for place in places]
@@ -266,16 +273,18 @@ def build_task(
 ) -> Task:                              # usual splits first
     "A task from rows; CotkitError names file, line and field of a bad one"
     splits: dict[str, list[Problem]] = {}
-    seen: _Seen = {}
+    seen, names = {}, {}
     _check_sources(sources)
     for source, rows in sources.items():
-        split, _ = split_name(source)
-        problems, unlabelled = _problems(rows, schemas, seen)
+        (split, part), numbers = split_name(source), {}
+        problems, unlabelled = _problems(rows, schemas, seen, numbers)
+        prefix = f'{name}-{split}' + (f'_r{part}' if part else '')
+        names.update((id, f'{prefix}-{number}') for id, number in numbers.items())
         if problems and unlabelled:
             place = unlabelled.file, unlabelled.line
             raise CotkitError('has no gold answer', 'Leave the row out.', *place)
         if problems or not unlabelled: splits.setdefault(split, []).extend(problems)
-    splits = _split_off(splits, splitting)
+    splits = _split_off(splits, splitting, names if splitting.by_number else {})
     usual = [split for split in ('train', 'validation', 'test') if split in splits]
     order = [*usual, *(o for o in splits if o not in usual)]
     return Task(name, {split: splits[split] for split in order}, kind)
@@ -291,7 +300,9 @@ def _check_sources(sources: Sources) -> None:
             raise CotkitError(what, 'Keep one of them, or name files by split.')
 
 # %% ../../nbs/data/02_tasks.ipynb #2f0a0096
-def _split_off(splits: dict[str, list[Problem]], how: Splitting) -> dict[str, list[Problem]]:
+def _split_off(
+    splits: dict[str, list[Problem]], how: Splitting, names: Mapping[str, str]
+) -> dict[str, list[Problem]]:
     "Splits with the missing ones made"
     splits, seed = dict(splits), how.data_seed
     if how.validation_as_test and 'test' not in splits and 'validation' in splits:
@@ -299,7 +310,7 @@ def _split_off(splits: dict[str, list[Problem]], how: Splitting) -> dict[str, li
     if how.test_size and 'test' not in splits and 'train' in splits:
         splits['train'], splits['test'] = hash_split(splits['train'], how.test_size, seed)
     if how.validation_size and 'validation' not in splits and len(splits.get('train', ())) >= 10:
-        rest, taken = hash_split(splits['train'], how.validation_size, seed, exact=True)
+        rest, taken = hash_split(splits['train'], how.validation_size, seed, True, names)
         splits['train'], splits['validation'] = rest, taken
     return splits
 
