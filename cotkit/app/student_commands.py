@@ -23,7 +23,7 @@ from ..data.formats import Demonstration, Format, Mixture, contaminated, example
 from ..data.formats import gold_rationale
 from ..data.tasks import DataConfig, Task, load_data
 from ..models.config import DecodingParams, StudentConfig
-from ..teachers.collect import RequestLimits
+from ..teachers.rate_limits import RequestLimits
 from ..teachers.protocol import SamplingParams
 from ..training.config import KDConfig, OnPolicyConfig, TrainConfig
 
