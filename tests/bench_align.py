@@ -8,7 +8,7 @@ from pathlib import Path
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 
-from cotkit.training.align import _spans_of_tokens, align, token_spans
+from cotkit.training.align import spans_of_tokens, align, token_spans
 from cotkit.models.tokenizers import train_tokenizer
 from cotkit.data.word_problems import word_problems
 from measured import Measured
@@ -77,7 +77,7 @@ def main():
     ids = [tokenizer(texts, add_special_tokens=False).input_ids for tokenizer in (teacher_tokenizer, student_tokenizer)]
 
     def from_ids():
-        spans = [_spans_of_tokens(tokenizer, teacher.texts, teacher.sizes, rows) for tokenizer, rows in zip((teacher_tokenizer, student_tokenizer), ids)]
+        spans = [spans_of_tokens(tokenizer, teacher.texts, teacher.sizes, rows) for tokenizer, rows in zip((teacher_tokenizer, student_tokenizer), ids)]
         return align(*spans)
 
     rows = [

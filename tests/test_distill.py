@@ -14,8 +14,8 @@ from cotkit.models.students import Size, Student, build_model
 from cotkit.models.tokenizers import train_tokenizer
 from cotkit.data.word_problems import word_problems
 from cotkit.training.losses import student_logits
-from cotkit.training.trainer import (Monitor, StudentTrainer, TrainingSet, last_checkpoint, read_history,
-                                     training_arguments)
+from cotkit.training.checkpoints import last_checkpoint, read_history
+from cotkit.training.trainer import Monitor, StudentTrainer, TrainingSet, training_arguments
 from train_settings import one_step, settings
 
 torch.set_num_threads(1)

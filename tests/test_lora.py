@@ -8,7 +8,7 @@ pytest.importorskip('peft')
 import torch
 
 from cotkit.data.core import CotkitError
-from cotkit.training.trainer import read_history
+from cotkit.training.checkpoints import read_history
 from cotkit.evaluation.evaluate import evaluate
 from cotkit.evaluation.strategies import SingleTurn
 from cotkit.models.generate import DecodingParams

@@ -13,11 +13,13 @@ from cotkit.data.core import CotkitError, Problem, Rationale
 from cotkit.training.config import EncodeConfig, KDConfig, OnPolicyConfig
 from cotkit.training.distill import distill
 from cotkit.training.losses import CrossEntropy, student_logits
-from cotkit.training.trainer import Monitor, StudentTrainer, TrainingSet, read_history
+from cotkit.training.checkpoints import read_history
+from cotkit.training.trainer import Monitor, StudentTrainer, TrainingSet
 from cotkit.training.encode import IGNORE_INDEX, Collator, encode
 from cotkit.data.formats import AnswerOnly, Mixture, ZeroShotCoT, gold_rationale
 from cotkit.models.generate import DecodingParams, generate
-from cotkit.training.soft_targets import FullVocabulary, SoftTargets, TeacherModel, label_examples, soft_labels, teacher_logprobs
+from cotkit.training.teacher_tokens import TeacherModel, teacher_logprobs
+from cotkit.training.soft_targets import FullVocabulary, SoftTargets, label_examples, soft_labels
 from cotkit.models.students import Size, Student, build_model
 from cotkit.models.tokenizers import tokenize_inputs, tokenize_targets, train_tokenizer
 from cotkit.training.on_policy import OnPolicy

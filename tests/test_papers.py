@@ -199,7 +199,8 @@ def test_a_t5_checkpoint_is_distilled_and_evaluated(t5_folder, tmp_path):
     import torch
     from cotkit.teachers.curate import curate
     from cotkit.training.distill import distill
-    from cotkit.training.trainer import TrainingSet, read_history
+    from cotkit.training.checkpoints import read_history
+    from cotkit.training.trainer import TrainingSet
     from train_settings import settings
     from cotkit.evaluation.evaluate import evaluate
     from cotkit.evaluation.strategies import SingleTurn

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cotkit.training.trainer import last_checkpoint, read_history
+from cotkit.training.checkpoints import last_checkpoint, read_history
 from test_distill import run
 
 TRAIN = '''

@@ -10,7 +10,8 @@ from cotkit.data.core import CotkitError, Problem, Rationale
 from cotkit.teachers.curate import curate
 from cotkit.training.distill import distill
 from cotkit.training.encode import encode
-from cotkit.training.trainer import TrainingSet, read_history
+from cotkit.training.checkpoints import read_history
+from cotkit.training.trainer import TrainingSet
 from train_settings import settings
 from cotkit.evaluation.evaluate import evaluate, score_outputs
 from cotkit.evaluation.strategies import SingleTurn

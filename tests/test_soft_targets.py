@@ -12,8 +12,8 @@ from cotkit.data.core import CotkitError, Example, Problem, Rationale, TokenLogp
 from cotkit.training.encode import IGNORE_INDEX, Collator, encode
 from cotkit.data.formats import AnswerOnly, StepByStep, ZeroShotCoT
 from cotkit.training.config import Divergence, TailMode
-from cotkit.training.soft_targets import (SoftTargets, TeacherModel, TeacherTokens, full_divergence, soft_labels, teacher_logprobs,
-                                          topk_divergence)
+from cotkit.training.teacher_tokens import TeacherModel, TeacherTokens, teacher_logprobs
+from cotkit.training.soft_targets import SoftTargets, full_divergence, soft_labels, topk_divergence
 from cotkit.models.students import build_model
 from cotkit.models.tokenizers import tokenize_targets, train_tokenizer
 from tokenizers_of_kinds import RATIONALE, TEXTS, TOKENIZERS, WORDS, ours, quick, rows_of, texts

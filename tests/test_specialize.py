@@ -12,11 +12,13 @@ from cotkit.data.core import CotkitError, Problem, Rationale, TokenLogprob
 from cotkit.training.config import KDConfig
 from cotkit.training.distill import distill
 from cotkit.training.losses import CrossEntropy, student_logits
-from cotkit.training.trainer import Monitor, StudentTrainer, TrainingSet, read_history
+from cotkit.training.checkpoints import read_history
+from cotkit.training.trainer import Monitor, StudentTrainer, TrainingSet
 from cotkit.training.encode import IGNORE_INDEX, Collator, encode
 from cotkit.data.formats import (FORMATS, AnswerOnly, FewShotAnswerOnly, FewShotCoT, Mixture, StepByStep, ZeroShotCoT, check_demonstrations, demonstrations,
                             format_from_dict, gold_rationale)
-from cotkit.training.soft_targets import FullVocabulary, SoftTargets, TeacherModel, label_examples, soft_labels, teacher_logprobs
+from cotkit.training.teacher_tokens import TeacherModel, teacher_logprobs
+from cotkit.training.soft_targets import FullVocabulary, SoftTargets, label_examples, soft_labels
 from cotkit.models.students import Size, Student, build_model
 from cotkit.models.tokenizers import train_tokenizer
 from cotkit.training.specialize import Matching, read_matching, specialize

@@ -16,7 +16,7 @@ from ..data.core import CotkitError, Problem, Rationale, read_jsonl, write_jsonl
 from ..data.formats import FORMATS, Demonstration, Format, Mixture, demonstrations
 from ..data.formats import get_format
 from ..data.tasks import DataConfig, Task, load_data
-from ..teachers.collect import RequestLimits
+from ..teachers.rate_limits import RequestLimits
 from ..teachers.openai import EndpointConfig, OpenAITeacher
 from ..teachers.protocol import OracleTeacher, ReplayTeacher, SamplingParams
 

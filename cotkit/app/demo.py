@@ -211,7 +211,7 @@ def write_report(
     "One page with figures of accuracy, training and curation"
     from cotkit.reporting.figures import accuracy_figure, curation_figure, curve_figure
     from cotkit.reporting.html import Page, html_report
-    from cotkit.training.trainer import read_history
+    from cotkit.training.checkpoints import read_history
     histories = {name: read_history(folder/'students'/name) for name in STUDENTS}
     accuracy = accuracy_figure(evaluations, teacher=curated.accuracy.value)
     loss = curve_figure(histories, y='loss', label='loss (nats per token)', logarithmic=True)

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import dataclasses, difflib, hashlib, json, shutil, sys, types, typing
+from collections import Counter
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable, Iterator, Literal, Mapping, Sequence
 
@@ -64,7 +66,7 @@ class Command:
         "What it does, in a line"
         return self.run.__doc__.strip().splitlines()[0]
 
-    @property
+    @cached_property
     def groups(self) -> dict[str, tuple[type, Any]]:
         "For each parameter its dataclass, and an object with its defaults or `MISSING`"
         hints = typing.get_type_hints(self.run, include_extras=True)
@@ -72,7 +74,7 @@ class Command:
         defaults = dict(zip(reversed(hints), reversed(self.run.__defaults__ or ())))
         return {name: (kind, defaults.get(name, MISSING)) for name, kind in hints.items()}
 
-    @property
+    @cached_property
     def settings(self) -> tuple[str, ...]:
         "The names of all settings, in the order of the help"
         return tuple(f.name for kind, _ in self.groups.values() for f in leaf_fields(kind))
@@ -88,7 +90,7 @@ def command(
     "Make a function whose parameters are dataclasses a command"
     def register(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         made = Command(name, run, example)
-        twice = [field for field in made.settings if made.settings.count(field) > 1]
+        twice = [field for field, times in Counter(made.settings).items() if times > 1]
         if twice:
             raise CotkitError(f'command {name} has two settings of one name', '', field=twice[0])
         COMMANDS[name] = made

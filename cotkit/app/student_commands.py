@@ -23,14 +23,14 @@ from ..data.formats import Demonstration, Format, Mixture, contaminated, example
 from ..data.formats import gold_rationale
 from ..data.tasks import DataConfig, Task, load_data
 from ..models.config import DecodingParams, StudentConfig
-from ..teachers.collect import RequestLimits
+from ..teachers.rate_limits import RequestLimits
 from ..teachers.protocol import SamplingParams
 from ..training.config import KDConfig, OnPolicyConfig, TrainConfig
 
 if TYPE_CHECKING:
     from cotkit.data.records import Stages
     from cotkit.models.students import Student
-    from cotkit.training.soft_targets import TeacherModel
+    from cotkit.training.teacher_tokens import TeacherModel
     from cotkit.training.trainer import TrainingSet
 
 # %% auto #0
@@ -169,7 +169,7 @@ def _training_set(lesson: Lesson) -> TrainingSet:
 
 def _run_config(lesson: Lesson, out: Path, *configs: Any) -> dict[str, Any]:
     "What the record of a run says about its settings"
-    from cotkit.training.trainer import read_training
+    from cotkit.training.checkpoints import read_training
     values = {k: v for config in configs for k, v in leaf_values(config).items()}
     for name in ('rationales', 'format', 'resume', 'out'): values.pop(name, None)
     trained = read_training(out)
@@ -244,7 +244,7 @@ def _live_teacher(name: str | None) -> TeacherModel | None:
     if name is None: return None
     from accelerate import PartialState
     from cotkit.models.students import load_model
-    from cotkit.training.soft_targets import TeacherModel
+    from cotkit.training.teacher_tokens import TeacherModel
     model, tokenizer, arch = load_model(model_name(name))
     return TeacherModel(model.to(PartialState().device), tokenizer, arch)
 

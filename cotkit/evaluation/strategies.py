@@ -251,7 +251,7 @@ class Likelihood:
 
     def logprobs(self, examples: Sequence[Example]) -> list[float]:
         "Log-probability of each target, normalised"
-        from cotkit.training.soft_targets import TeacherModel, teacher_logprobs
+        from cotkit.training.teacher_tokens import TeacherModel, teacher_logprobs
         model = TeacherModel(self.model.model, self.model.tokenizer, self.model.arch)
         inputs, targets = [e.input for e in examples], [e.target for e in examples]
         scored = teacher_logprobs(model, inputs, targets, 1, self.batch_size)

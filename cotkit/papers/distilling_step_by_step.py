@@ -161,7 +161,8 @@ def run(
     from cotkit.models.students import StudentConfig, make_student, parameter_count
     from cotkit.training.config import TrainConfig
     from cotkit.training.distill import distill
-    from cotkit.training.trainer import TrainingSet, read_history
+    from cotkit.training.checkpoints import read_history
+    from cotkit.training.trainer import TrainingSet
     stages, rows = Stages(), cell.batch_size * (2 if cell.method == 'step-by-step' else 1)
     with stages('prepare'):
         task = study_task(cell)

@@ -18,7 +18,7 @@ def _check_least(config: Any, least: Mapping[str, float]) -> None:
     "Raise a `CotkitError` on a number below its least value; None is no number"
     for name, limit in least.items():
         value = getattr(config, name)
-        if value is not None and not limit <= value < float('inf'):
+        if value is not None and not value >= limit:
             raise CotkitError(f'is {value}', f'At least {limit}.', field=name)
 
 
@@ -31,7 +31,7 @@ class EncodeConfig:
     "Which examples are kept, and how they become rows"
     max_input: int = 1024       # tokens of the longest input that is kept
     max_target: int = 256       # tokens of the longest target that is kept, its end included
-    share_prefix: bool = False  # a problem's examples become one row, and their beginning is computed once
+    share_prefix: bool = False  # a problem's examples become one row, their beginning computed once
 
     def __post_init__(self): _check_least(self, {'max_input': 1, 'max_target': 1})
 
@@ -39,19 +39,19 @@ class EncodeConfig:
 @dataclass(frozen=True)
 class TrainConfig(EncodeConfig):
     "How a student is trained"
-    max_steps: int = 3000                # optimizer steps
-    batch_size: int = 8                  # rows of a micro-batch on each device
-    learning_rate: float | None = None   # its peak; 2e-3 for an untrained model, 5e-5 for a checkpoint, if None
-    train_seed: int = 0                  # order of the rows, dropout
-    bucket_batches: int = 16             # batches whose rows are sorted by length; 1 shuffles only
-    max_seconds: float | None = None     # end after so much training; such a run cannot be repeated exactly
-    resume: bool = False                 # go on from the last checkpoint in the folder, if there is one
-    overrides: Mapping[str, Any] = field(default_factory=dict) # other fields of transformers.TrainingArguments
+    max_steps: int = 3000               # optimizer steps
+    batch_size: int = 8                 # rows of a micro-batch on each device
+    learning_rate: float | None = None  # peak; 2e-3 for an untrained model, 5e-5 for a checkpoint
+    train_seed: int = 0                 # order of the rows, dropout
+    bucket_batches: int = 16            # batches whose rows are sorted by length; 1 shuffles only
+    max_seconds: float | None = None    # end after so much training; no run then repeats another
+    resume: bool = False                # go on from the last checkpoint in the folder
+    overrides: Mapping[str, Any] = field(default_factory=dict) # other TrainingArguments
 
     def __post_init__(self):
         super().__post_init__()
-        _check_least(self, {'max_steps': 1, 'batch_size': 1, 'bucket_batches': 1, 'learning_rate': 0,
-                            'max_seconds': 0, 'train_seed': 0})
+        _check_least(self, {'max_steps': 1, 'batch_size': 1, 'bucket_batches': 1,
+                            'learning_rate': 0, 'max_seconds': 0, 'train_seed': 0})
 
 # %% ../../nbs/training/29_config.ipynb #29a00010
 Divergence = Literal['forward', 'reverse', 'jensen-shannon']
@@ -61,10 +61,10 @@ TailMode = Literal['tail', 'renormalise', 'restrict']
 @dataclass(frozen=True)
 class KDConfig:
     "How a student is compared with its teacher (knowledge distillation)"
-    kd_weight: float = 1.0              # of the divergence where there is a soft target; the rest is cross-entropy
+    kd_weight: float = 1.0              # of the divergence; the rest is cross-entropy
     divergence: Divergence = 'forward'  # which way teacher and student are compared
     tail_mode: TailMode = 'tail'        # what becomes of probability beyond the listed tokens
-    top_k: int | Literal['all'] = 5     # likely tokens to ask a teacher model for; all compares the whole vocabulary
+    top_k: int | Literal['all'] = 5     # likely tokens to compare; all: the whole vocabulary
 
     def __post_init__(self):
         _check_share('kd_weight', self.kd_weight)

@@ -33,17 +33,18 @@ def training_examples(
     check_disjoint(data.problems, held_out)
     check_demonstrations(format, held_out)
     validation = examples_from(format, data.validation, data.rationales, gold=True)
-    return examples_from(format, data.problems, data.rationales), replace(monitor, validation=validation)
+    examples = examples_from(format, data.problems, data.rationales)
+    return examples, replace(monitor, validation=validation)
 
 # %% ../../nbs/training/36_distill.ipynb #b9de6ccb
 def distill(
     student: Student,                     # trained in place
     data: TrainingSet,                    # problems and rationales, and what is held out
     *,
-    output_dir: str | Path,               # a folder for checkpoints, `history.jsonl`, `training.json`, `student/`
+    output_dir: str | Path,               # a folder for checkpoints, records and `student/`
     config: TrainConfig = TrainConfig(),  # how it is trained
     monitor: Monitor = Monitor(),         # what is watched besides the validation problems
 ) -> Student:                             # the same student, trained
-    "Teach a student what a teacher wrote; a `CotkitError` on held-out problems, and where `train` raises one"
+    "Teach a student what a teacher wrote; a `CotkitError` where held-out problems are among it"
     examples, monitor = training_examples(student, data, monitor)
     return train(student, examples, output_dir=output_dir, config=config, monitor=monitor)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from typing import Any, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, Sequence
 
 # %% auto #0
-__all__ = ['IGNORE_INDEX', 'encode', 'objective_names', 'TokenBlocks', 'Collator', 'segment_mask', 'LengthGroupedSampler']
+__all__ = ['IGNORE_INDEX', 'encode', 'objective_names', 'TokenBlocks', 'Collator', 'segment_mask', 'unpack_segments',
+           'LengthGroupedSampler', 'check_context', 'check_ids']
 
 # %% ../../nbs/training/30_encode.ipynb #a3666a7b
 import numpy as np
@@ -19,9 +20,11 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
 from ..data.core import CotkitError, Example
-from ..models.tokenizers import Arch, check_arch, pad_rows, pad_token_id, tokenize_inputs
-from ..models.tokenizers import tokenize_targets
+from ..models.tokenizers import Arch, check_arch, context_length, pad_rows, pad_token_id
+from ..models.tokenizers import tokenize_inputs, tokenize_targets
 from .config import EncodeConfig
+
+if TYPE_CHECKING: from cotkit.models.students import Student
 
 # %% ../../nbs/training/30_encode.ipynb #8d12b5d8
 IGNORE_INDEX = -100  # the label of a token that is not supervised
@@ -57,11 +60,12 @@ def _objectives(examples: Sequence[Example], given: Sequence[str] | None) -> lis
 # %% ../../nbs/training/30_encode.ipynb #f76052ef
 def _warn_dropped(dropped: Sequence[Example], total: int, config: EncodeConfig) -> None:
     limits = f'max_input={config.max_input} or max_target={config.max_target} tokens'
+    count = f'{len(dropped)} of {total} examples'
     if len(dropped) == total:
         raise CotkitError(f'all {total} examples are longer than {limits}', 'Raise these limits.')
     if dropped:
-        warnings.warn(f'{len(dropped)} of {total} examples are longer than {limits} and were '
-                      f'dropped; the first is about problem {dropped[0].problem_id!r}', stacklevel=3)
+        warnings.warn(f'{count} are longer than {limits} and were dropped; '
+                      f'the first is about problem {dropped[0].problem_id!r}', stacklevel=3)
 
 # %% ../../nbs/training/30_encode.ipynb #046fbcdb
 _Pair = tuple[int, list[int], list[int]]  # an example's position, its input and target tokens
@@ -131,8 +135,8 @@ def encode(
     tokenizer: PreTrainedTokenizerBase,      # the student's
     arch: Arch,                              # `causal` or `seq2seq`
     config: EncodeConfig = EncodeConfig(),   # limits, and whether rows share a prefix
-    objectives: Sequence[str] | None = None, # names in order of their numbers; as they appear if None
-) -> 'datasets.Dataset':  # columns `input_ids`, `labels`, `objective`, `length`, `example`, `segment`
+    objectives: Sequence[str] | None = None, # names in order of their numbers; as they appear
+) -> 'datasets.Dataset': # columns `input_ids`, `labels`, `objective`, `length`, `example`
     "Examples as token ids; a `CotkitError` if nothing is left of them"
     from datasets import Dataset
     examples, packed = list(examples), config.share_prefix
@@ -179,7 +183,7 @@ class TokenBlocks(torch.utils.data.Dataset):
         self.ids = ids.with_format('numpy')['input_ids'] if hasattr(ids, 'column_names') else ids
         shape = np.shape(self.ids[:1])
         if len(shape) != 2 or shape[0] < 1 or shape[1] < 2:
-            raise CotkitError(f'has shape {np.shape(ids)}', 'Give (n, length) token ids.', field='data')
+            raise CotkitError(f'has shape {np.shape(ids)}', 'Give (n, length) token ids.')
         self.length = shape[1]
 
     def __len__(self) -> int: return len(self.ids)
@@ -212,14 +216,15 @@ class Collator:
     def __init__(self,
         tokenizer: PreTrainedTokenizerBase,  # its padding token is used, or its end of sequence
         arch: Arch,                          # `causal` or `seq2seq`
-        multiple: int = 1,                   # widths are rounded up to a multiple of this, such as 8
+        multiple: int = 1,                   # widths are rounded up to a multiple of this
     ):
         _check_tokenizer(tokenizer)
         self.pad_id, self.arch, self.multiple = pad_token_id(tokenizer), arch, multiple
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        ids, mask = pad_rows([row['input_ids'] for row in rows], self.pad_id, multiple=self.multiple)
-        labels, _ = pad_rows([row['labels'] for row in rows], IGNORE_INDEX, multiple=self.multiple)
+        inputs, labels = ([row[name] for row in rows] for name in ('input_ids', 'labels'))
+        ids, mask = pad_rows(inputs, self.pad_id, multiple=self.multiple)
+        labels, _ = pad_rows(labels, IGNORE_INDEX, multiple=self.multiple)
         batch = {'input_ids': ids, 'attention_mask': mask, 'labels': labels}
         if 'segment' in rows[0]: more = _segments(rows, ids.shape[1])
         else: more = {'objective': np.array([row['objective'] for row in rows], np.int64)}
@@ -228,10 +233,21 @@ class Collator:
 # %% ../../nbs/training/30_encode.ipynb #bd3ab703
 def segment_mask(
     segment: torch.Tensor,  # (batch, seq) from a `Collator`
-) -> torch.Tensor:          # (batch, 1, seq, seq), True where the row's token may attend to the column's
+) -> torch.Tensor:          # (batch, 1, seq, seq), True where the row's token sees the column's
     "Which tokens of prefix-packed rows attend to which"
     key, query = segment[:, None, None, :], segment[:, None, :, None]
     return ((key == query) | (key == 0)).tril()
+
+# %% ../../nbs/training/30_encode.ipynb #32e6ee23
+def unpack_segments(
+    row: Mapping[str, Any],  # prefix-packed, from `encode`
+) -> list[dict[str, Any]]:   # `input_ids`, `labels` and `objective` of each example
+    "The examples of a packed row, each in a row of its own"
+    shared, ends = row['segment'][0], [*row['segment'][1:], len(row['input_ids'])]
+    def part(name, begin, end): return row[name][:shared] + row[name][begin:end]
+    spans = zip(row['objective'], row['segment'], ends)
+    return [{'objective': objective, 'input_ids': part('input_ids', begin, end),
+             'labels': part('labels', begin, end)} for objective, begin, end in spans]
 
 # %% ../../nbs/training/30_encode.ipynb #15a6fdb6
 def _by_length(bucket: np.ndarray, lengths: np.ndarray, objectives: np.ndarray) -> np.ndarray:
@@ -267,9 +283,41 @@ class LengthGroupedSampler(Sampler):
     def __iter__(self) -> Iterator[int]:
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(len(self))
-        whole, size = len(order) - len(order) % self.batch_size, self.bucket_batches * self.batch_size
+        whole = len(order) - len(order) % self.batch_size
+        size = self.bucket_batches * self.batch_size
         buckets = [order[i:min(i + size, whole)] for i in range(0, whole, size)]
         if self.bucket_batches > 1:
             buckets = [_by_length(bucket, self.lengths, self.objectives) for bucket in buckets]
         batches = np.concatenate([*buckets, order[:0]]).reshape(-1, self.batch_size)
         return iter([*random.permutation(batches).ravel().tolist(), *order[whole:].tolist()])
+
+# %% ../../nbs/training/30_encode.ipynb #0b05d2c0
+def check_context(
+    student: Student,                       # whose positions are counted
+    rows: 'datasets.Dataset | TokenBlocks', # that it is trained on
+) -> None:
+    "A `CotkitError` if a causal student cannot attend as far back as a row goes"
+    if student.arch != 'causal': return
+    if isinstance(rows, TokenBlocks): longest = rows.length
+    elif 'segment' not in rows.column_names: longest = max(rows['length'])
+    else: longest = max(len(o['input_ids']) for row in rows for o in unpack_segments(row))
+    room = context_length(student.model)
+    if longest > room:
+        raise CotkitError(f'a row has {longest} tokens and the student has room for {room}',
+                          f'Set max_input and max_target to at most {room} together.')
+
+# %% ../../nbs/training/30_encode.ipynb #32a00024
+def check_ids(
+    student: Student,                       # whose embeddings are counted
+    rows: 'datasets.Dataset | TokenBlocks', # that it is trained on
+) -> None:
+    "A `CotkitError` if a token has no embedding"
+    size = student.model.get_input_embeddings().weight.shape[0]
+    if isinstance(rows, TokenBlocks):
+        found = (np.asarray(rows.ids[i:i + 1000]).max() for i in range(0, len(rows), 1000))
+    else:
+        parts = rows.select_columns(['input_ids', 'labels']).iter(1000)
+        found = (max(map(max, column)) for part in parts for column in part.values())
+    if (largest := max(map(int, found))) >= size:
+        raise CotkitError(f'token {largest} has no embedding: the model has {size}',
+                          "Give the student its own tokenizer, or resize the model's embeddings.")

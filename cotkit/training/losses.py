@@ -14,13 +14,14 @@ from torch.nn.functional import cross_entropy
 
 from ..data.core import CotkitError, Registry
 from ..models.tokenizers import Arch, decoder_inputs
-from .encode import IGNORE_INDEX, segment_mask
+from .encode import IGNORE_INDEX, Collator, TokenBlocks, segment_mask
+from .encode import unpack_segments
 
 if TYPE_CHECKING: from cotkit.models.students import Student
 
 # %% auto #0
-__all__ = ['LOSSES', 'accepts_argument', 'student_logits', 'token_losses', 'sums_by_objective', 'Loss', 'register_loss',
-           'loss_from_dict', 'CrossEntropy']
+__all__ = ['LOSSES', 'accepts_argument', 'student_logits', 'token_losses', 'sums_by_objective', 'check_segments', 'row_scores',
+           'validation_metrics', 'Loss', 'register_loss', 'loss_from_dict', 'CrossEntropy']
 
 # %% ../../nbs/training/31_losses.ipynb #7b204073
 def accepts_argument(
@@ -44,7 +45,10 @@ def _is_distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _decoded_by_objective(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _decoded_by_objective(
+    model: torch.nn.Module,
+    batch: Mapping[str, torch.Tensor],
+) -> torch.Tensor:
     "Logits (batch, n, vocabulary) of an encoder-decoder, zeros where an objective's targets ended"
     labels, mask, parts, order = batch['labels'], batch['attention_mask'], [], []
     encoded = model.get_encoder()(input_ids=batch['input_ids'], attention_mask=mask)[0]
@@ -101,13 +105,78 @@ def token_losses(
 # %% ../../nbs/training/31_losses.ipynb #ba3e5dfd
 def sums_by_objective(
     values: torch.Tensor,     # (batch, n), of the last n positions
-    objective: torch.Tensor,  # number of each row's objective (batch,), or of each token's (batch, seq)
+    objective: torch.Tensor,  # its number of each row (batch,), or of each token (batch, seq)
     objectives: int,          # how many there are
 ) -> torch.Tensor:            # (objectives,)
     "The sum of the values of each objective"
     if objective.ndim == 2: objective = objective[:, -values.shape[1]:]
     elif values.ndim == 2: values = values.sum(1)
     return values.new_zeros(objectives).index_add(0, objective.flatten(), values.flatten())
+
+# %% ../../nbs/training/31_losses.ipynb #32a00025
+def _token_costs(student: Student, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    "Cross-entropy of the supervised tokens of some rows"
+    batch = Collator(student.tokenizer, student.arch)(rows)
+    batch = {name: tensor.to(student.model.device) for name, tensor in batch.items()}
+    logits, labels = student_logits(student.model, batch, student.arch)
+    return token_losses(logits, labels)[labels != IGNORE_INDEX]
+
+
+@torch.no_grad()
+def _follows_segments(student: Student, row: Mapping[str, Any]) -> bool:
+    "Whether each token of a packed row costs what it costs in a row of its own"
+    model, training = student.model, student.model.training
+    model.eval()
+    try: packed, apart = (_token_costs(student, o) for o in ([row], unpack_segments(row)))
+    except (RuntimeError, ValueError, TypeError, IndexError): return False
+    finally: model.train(training)
+    return torch.allclose(packed, apart, rtol=0, atol=1e-3 if model.dtype == torch.float32 else 0.1)
+
+# %% ../../nbs/training/31_losses.ipynb #31a00020
+def check_segments(
+    student: Student,                       # whose model is tried
+    rows: 'datasets.Dataset | TokenBlocks', # that it is trained on
+) -> None:
+    "A `CotkitError` if rows are packed and the model does not see their examples as separate ones"
+    if isinstance(rows, TokenBlocks) or 'segment' not in rows.column_names: return
+    row = next((row for row in rows if len(row['segment']) > 1), None)
+    if row is None: return
+    remedy = 'Train with share_prefix=False.'
+    window = getattr(student.model.config, 'sliding_window', None)
+    if not accepts_argument(student.model, 'position_ids'): wrong = 'takes no position numbers'
+    elif window and window < max(rows['length']): wrong = f'looks back {window} tokens only'
+    elif _follows_segments(student, row): return
+    else:
+        wrong = 'does not follow the mask of prefix-packed rows'
+        remedy += " Or load it with attn_implementation='sdpa'."
+    raise CotkitError(f'this model {wrong}', remedy, field='share_prefix')
+
+# %% ../../nbs/training/31_losses.ipynb #94e978b6
+def row_scores(
+    logits: torch.Tensor,     # (batch, n, vocabulary)
+    labels: torch.Tensor,     # (batch, n)
+    objective: torch.Tensor,  # (batch,)
+) -> torch.Tensor:            # (batch, 4): summed loss, supervised tokens, exact match, objective
+    "How well each row's target is known"
+    ignored = labels == IGNORE_INDEX
+    exact = ((logits.argmax(-1) == labels) | ignored).all(1)
+    losses = token_losses(logits, labels).sum(1)
+    return torch.stack([losses, (~ignored).sum(1), exact, objective], 1)
+
+# %% ../../nbs/training/31_losses.ipynb #f33273ff
+def validation_metrics(
+    scores: torch.Tensor,          # (rows, 4) from `row_scores`
+    weights: Mapping[str, float],  # of the objectives, in order of their numbers
+) -> dict[str, float]:             # `loss`, and for each objective `<name>_loss` and `<name>_exact`
+    "Rows' scores as numbers for the log"
+    metrics = {'loss': 0.0}
+    for number, (name, weight) in enumerate(weights.items()):
+        mine = scores[scores[:, 3] == number, :3].double()
+        loss, supervised, exact = mine.sum(0).tolist()
+        if not supervised: continue
+        metrics |= {f'{name}_loss': loss / supervised, f'{name}_exact': exact / len(mine)}
+        metrics['loss'] += weight * loss / supervised
+    return metrics
 
 # %% ../../nbs/training/31_losses.ipynb #31a00006
 class Loss:
@@ -177,7 +246,8 @@ class CrossEntropy(Loss):
 
     def __post_init__(self):
         if not 0 <= self.label_smoothing < 1:
-            raise CotkitError(f'is {self.label_smoothing}', 'From 0 to below 1.', field='label_smoothing')
+            raise CotkitError(f'is {self.label_smoothing}', 'From 0 to below 1.',
+                              field='label_smoothing')
 
     def per_token(self, logits, labels, batch) -> torch.Tensor:
         return token_losses(logits, labels, self.label_smoothing)

@@ -8,6 +8,10 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any, Iterator, Sequence
 
+# %% auto #0
+__all__ = ['OnPolicy']
+
+# %% ../../nbs/training/35_on_policy.ipynb #35a00011
 import numpy as np
 import torch
 
@@ -17,11 +21,9 @@ from ..models.students import Student
 from ..models.tokenizers import context_length, tokenize_inputs, tokenize_targets
 from .config import EncodeConfig, OnPolicyConfig
 from .encode import encode
-from .soft_targets import LABEL, TeacherModel
+from .soft_targets import LABEL
+from .teacher_tokens import TeacherModel
 from .trainer import StudentTrainer
-
-# %% auto #0
-__all__ = ['OnPolicy']
 
 # %% ../../nbs/training/35_on_policy.ipynb #f22c11a6
 def _fits(model: TeacherModel | Student, examples: Sequence[Example]) -> list[bool]:
@@ -32,18 +34,33 @@ def _fits(model: TeacherModel | Student, examples: Sequence[Example]) -> list[bo
     targets = tokenize_targets(model.tokenizer, [e.target for e in examples], model.arch)
     return [len(a) + len(b) <= room for a, b in zip(inputs, targets)]
 
+# %% ../../nbs/training/35_on_policy.ipynb #35a00010
+def _rewritten(
+    student: Student,
+    examples: Sequence[Example],
+    settings: OnPolicyConfig,
+    seed: int,
+) -> list[Example]:
+    "The examples, with what the student writes now in place of each target that is no label"
+    prompts = [e.input for e in examples if e.objective != LABEL]
+    decoding = DecodingParams(settings.max_new_tokens, temperature=settings.temperature,
+                              sampling_seed=seed)
+    texts = iter(generate(student, prompts, decoding))
+    return [e if e.objective == LABEL else replace(e, target=next(texts)) for e in examples]
+
 # %% ../../nbs/training/35_on_policy.ipynb #910eecb0
 class OnPolicy:
     "A `BatchSource` in which the student writes some of the texts itself"
 
     def __init__(self,
-        examples: Sequence[Example],                # whose prompts are used, and whose targets otherwise
-        settings: OnPolicyConfig = OnPolicyConfig(),# how often, and how
-        teacher: TeacherModel | None = None,        # texts that it has no room for are left out
+        examples: Sequence[Example],                 # their prompts, and otherwise targets
+        settings: OnPolicyConfig = OnPolicyConfig(), # how often, and how
+        teacher: TeacherModel | None = None,         # texts that it has no room for are left out
     ):
         self.examples, self.settings, self.teacher = list(examples), settings, teacher
         if all(e.objective == LABEL for e in self.examples):
-            raise CotkitError('there is no reasoning to write', 'Use a format with rationales.', field='on_policy')
+            remedy = 'Use a format with rationales.'
+            raise CotkitError('there is no reasoning to write', remedy, field='on_policy')
 
     def config(self) -> dict[str, Any]: return {'name': 'on_policy', **asdict(self.settings)}
 
@@ -56,22 +73,16 @@ class OnPolicy:
             random = np.random.default_rng((trainer.args.seed, trainer.state.global_step, number))
             chosen, seed = random.random() < self.settings.share, int(random.integers(2**31))
             examples = [self.examples[i] for i in batch['example'].tolist()]
-            yield self._written_batch(trainer, examples, seed + trainer.args.process_index) if chosen else batch
+            seed += trainer.args.process_index
+            yield self._written_batch(trainer, examples, seed) if chosen else batch
 
-    def _write(self, student: Student, examples: Sequence[Example], seed: int) -> list[Example]:
-        "The examples, with what the student writes now in place of each target that is no label"
-        prompts, settings = [e.input for e in examples if e.objective != LABEL], self.settings
-        decoding = DecodingParams(settings.max_new_tokens, temperature=settings.temperature, sampling_seed=seed)
-        texts = iter(generate(student, prompts, decoding))
-        written = [e if e.objective == LABEL else replace(e, target=next(texts)) for e in examples]
-        models = [student] if self.teacher is None else [student, self.teacher]
-        fits = zip(*(_fits(model, written) for model in models))
-        return [own if all(fit) else e for own, e, fit in zip(written, examples, fits)]
-
-    def _written_batch(self, trainer: StudentTrainer, examples: Sequence[Example], seed: int) -> dict[str, torch.Tensor]:
+    def _written_batch(self, trainer: StudentTrainer, examples: Sequence[Example], seed: int):
         "A batch of the same prompts with the student's texts; `is_on_policy` (batch,) marks them"
         student, any_length = trainer.student, EncodeConfig(2**31, 2**31)
-        written = self._write(student, examples, seed)
+        written = _rewritten(student, examples, self.settings, seed)
+        models = [student] if self.teacher is None else [student, self.teacher]
+        fits = zip(*(_fits(model, written) for model in models))
+        written = [own if all(fit) else e for own, e, fit in zip(written, examples, fits)]
         rows = encode(written, student.tokenizer, student.arch, any_length, [*trainer.weights])
         batch = trainer.collate([{**row, 'written': written[row['example']]} for row in rows])
         batch['is_on_policy'] = torch.tensor([e.objective != LABEL for e in written])

@@ -5,246 +5,28 @@
 # %% ../../nbs/training/34_soft_targets.ipynb #97a6deb9
 from __future__ import annotations
 
-import hashlib, re
+import hashlib
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 
-from ..data.core import CotkitError, Example, Rationale, TokenLogprob
-from ..data.formats import split_reasoning
+from ..data.core import CotkitError, Example, Rationale
 from ..models.students import Student
-from ..models.tokenizers import Arch, decoder_inputs, pad_rows, tokenize_inputs
+from ..models.tokenizers import Arch
+from .align import Alignment, Spans, Vocabulary, align, read_vocabulary, row_splits
+from .align import target_spans
 from .config import Divergence, KDConfig, TailMode
 from .encode import IGNORE_INDEX, objective_names
-from .losses import Loss, register_loss, student_logits, token_losses
-from .trainer import check_segments
-from .align import Alignment, Spans, Vocabulary, align, byte_level_bytes
-from .align import metaspace_bytes, read_vocabulary, row_splits, spans_from_offsets
-from .align import target_spans, utf8_sizes
+from .losses import Loss, check_segments, register_loss, student_logits, token_losses
+from .teacher_tokens import TeacherModel, TeacherTokens, teacher_logprobs
 
 if TYPE_CHECKING: from transformers import PreTrainedTokenizerFast
 
 # %% auto #0
-__all__ = ['LABEL', 'TeacherModel', 'TeacherTokens', 'teacher_logprobs', 'SurfaceEdit', 'SoftLabels', 'soft_labels',
-           'label_examples', 'topk_divergence', 'full_divergence', 'SoftTargets', 'FullVocabulary']
-
-# %% ../../nbs/training/34_soft_targets.ipynb #34a00003
-@dataclass(frozen=True, eq=False)
-class TeacherModel:
-    "A teacher in memory: a causal or encoder-decoder model and its tokenizer"
-    model: torch.nn.Module                # from `load_model`, or a student's
-    tokenizer: 'PreTrainedTokenizerFast'  # its tokenizer
-    arch: Arch = 'causal'                 # `causal` or `seq2seq`
-
-# %% ../../nbs/training/34_soft_targets.ipynb #25357ea0
-_ESCAPED = re.compile(r'bytes:((?:\\x[0-9a-fA-F]{2}|[ -~])*)')
-
-
-def _literal(token: str) -> bytes:
-    "A token string as it came; `bytes:` with its escapes is read as bytes"
-    found = _ESCAPED.fullmatch(token) if token.startswith('bytes:') and '\\x' in token else None
-    if not found: return token.encode(errors='replace')
-    return re.sub(rb'\\x([0-9a-fA-F]{2})', lambda m: bytes([int(m[1], 16)]), found[1].encode())
-
-
-_READINGS: tuple[Callable[[str], bytes], ...] = (_literal, metaspace_bytes, byte_level_bytes)
-
-
-_Places = Sequence[tuple[int, int]]
-
-# %% ../../nbs/training/34_soft_targets.ipynb #50cb6007
-def _common_length(a: bytes, b: bytes) -> int:
-    "How many bytes two texts have in common before they part"
-    n = min(len(a), len(b))
-    differ = np.frombuffer(a[:n], np.uint8) != np.frombuffer(b[:n], np.uint8)
-    return int(differ.argmax()) if differ.any() else n
-
-
-def _place(parts: Sequence[bytes], text: bytes) -> _Places | None:
-    "Where the parts stand: all if one contains the other, else up to where they differ"
-    reply = b''.join(parts)
-    core = reply.strip()
-    at, lead, size = 0, reply.find(text), len(text)
-    if lead < 0: at, lead, size = text.find(core), reply.find(core), len(core)
-    if at < 0: at, size = 0, _common_length(core, text)
-    if not core or not size: return None
-    low = at - (reply[:lead][-1:] == (b' ' + text)[at:at + 1])
-    begins = (row_splits([len(p) for p in parts]) + (at - lead)).tolist()
-    return [_clipped(part, begin, low, at + size) for part, begin in zip(parts, begins)]
-
-
-def _clipped(part: bytes, begin: int, low: int, high: int) -> tuple[int, int]:
-    "The span of a part within limits; empty if more than white space lies outside"
-    first, last = min(max(begin, low), high), min(max(begin + len(part), low), high)
-    outside = part[:first - begin] + part[last - begin:] if first < last else part
-    return (first, first) if outside.strip() else (first, last)
-
-# %% ../../nbs/training/34_soft_targets.ipynb #5ea872f4
-_UNREADABLE = '\ufffd'
-
-
-def _walk(
-    tokens: Sequence[str],
-    parts: Sequence[bytes],  # what they spell
-    text: bytes,
-    at: int = 1,             # where to begin; 0 is the place of a space before the text
-) -> _Places | None:
-    "Where partly unreadable tokens stand, as far as they follow the text; None if that is nowhere"
-    padded, places, i = b' ' + text, [], 0
-    while i < len(tokens):
-        if at == len(padded) or padded.startswith(parts[i], at):
-            places.append((at, at := min(at + len(parts[i]), len(padded))))
-            i += 1
-            continue
-        readable = (n for n in range(i, len(tokens)) if _UNREADABLE not in tokens[n])
-        run = next(readable, len(tokens))
-        after = next((parts[n] for n in range(run, len(tokens)) if parts[n]), None)
-        end = len(padded) if after is None else padded.find(after, at + 1)
-        if run == i or end < 0 or padded[at:end].isascii(): break
-        places += [(at, end)] * (run - i)
-        at, i = end, run
-    places += [(at, at)] * (len(tokens) - i)
-    return [(a - 1, b - 1) for a, b in places] if i else None
-
-# %% ../../nbs/training/34_soft_targets.ipynb #e3b30662
-@dataclass(frozen=True, eq=False)
-class TeacherTokens:
-    "Tokens of a teacher over some texts, with what else it would have said"
-    spans: Spans                   # where they stand
-    token_bytes: Sequence[bytes]   # what a token number spells; empty where that is unknown
-    top: np.ndarray                # (tokens, k) token numbers, the sampled one first
-    logprobs: np.ndarray           # (tokens, k) log-probabilities; −inf where there are fewer than k
-    ends: np.ndarray               # (rows,) the token that ends each text, −1 where it is not known
-    unaligned: tuple[int, ...] = ()# rows whose tokens do not spell the text: they give no targets
-
-    @classmethod
-    def from_logprobs(cls,
-        logprobs: Sequence[Sequence[TokenLogprob]],  # of each text; empty where there are none
-        texts: Iterable[str],                        # what a student is to write
-    ) -> TeacherTokens:
-        "From what a store holds: `Completion.logprobs` or `Rationale.logprobs`"
-        texts, _ = utf8_sizes(texts)
-        pairs = list(zip(logprobs, texts, strict=True))
-        readings = [_read_row([t.token for t in row], text) for row, text in pairs]
-        places = [[(0, 0)] * len(row) if found is None else found
-                  for row, (_, found) in zip(logprobs, readings)]
-        spans = spans_from_offsets(texts, places, unit='bytes')
-        token_bytes, top, values = _numbered(logprobs, [read for read, _ in readings])
-        unaligned = [i for i, (row, (_, found)) in enumerate(zip(logprobs, readings)) if row and found is None]
-        return cls(spans, token_bytes, top, values, _end_tokens(spans, logprobs), tuple(unaligned))
-
-    @classmethod
-    def from_rationales(cls,
-        examples: Sequence[Example],      # what a format made of the rationales
-        rationales: Iterable[Rationale],  # with the teacher's log-probabilities
-    ) -> TeacherTokens:
-        "For each example the tokens of the rationale that it begins with; none without reasoning"
-        about: dict[str, list[tuple[str, Rationale]]] = {}
-        for r in rationales: about.setdefault(r.problem_id, []).append((split_reasoning(r.text)[0], r))
-        def logprobs(example: Example) -> Sequence[TokenLogprob]:
-            found = (r.logprobs for text, r in about.get(example.problem_id, ())
-                     if text and r.logprobs and example.target.startswith(text))
-            return next(found, ())
-        return cls.from_logprobs([logprobs(e) for e in examples], [e.target for e in examples])
-
-# %% ../../nbs/training/34_soft_targets.ipynb #9f308b6d
-_Reading = tuple[Callable[[str], bytes], '_Places | None']
-
-
-def _read_row(tokens: Sequence[str], text: str) -> _Reading:
-    "How the tokens are to be read, and where they stand: the reading that reaches furthest"
-    data, best, furthest = text.encode(), (_literal, None), 0
-    for read in _READINGS:
-        parts = [read(t) for t in tokens]
-        unreadable = any(_UNREADABLE in t for t in tokens)
-        walks = (_walk(tokens, parts, data, at) for at in (1, 0)) if unreadable else ()
-        for place in (_place(parts, data), *walks):
-            end = max((b for a, b in place or () if a < b), default=0)
-            if end > furthest: best, furthest = (read, place), end
-        if furthest == len(data): break
-    return best
-
-# %% ../../nbs/training/34_soft_targets.ipynb #1ebf02fb
-def _numbered(
-    logprobs: Sequence[Sequence[TokenLogprob]],
-    readings: Sequence[Callable[[str], bytes]],  # of each row
-) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-    "What the tokens spell; each token's row of numbers and log-probabilities, the sampled one first"
-    numbers: dict[tuple[Callable, str], int] = {}
-    rows = [[(read, token.token, token.logprob),
-             *((read, t, value) for t, value in token.top if t != token.token)]
-            for row, read in zip(logprobs, readings) for token in row]
-    shape = len(rows), max(map(len, rows), default=1)
-    top, values = np.zeros(shape, np.int64), np.full(shape, -np.inf)
-    for i, row in enumerate(rows):
-        top[i, :len(row)] = [numbers.setdefault((read, t), len(numbers)) for read, t, _ in row]
-        values[i, :len(row)] = [value for *_, value in row]
-    return [b'' if _UNREADABLE in t else read(t) for read, t in numbers], top, values
-
-# %% ../../nbs/training/34_soft_targets.ipynb #da125dfc
-_END = re.compile(r'<[^<>\s]+>')
-
-
-def _end_tokens(spans: Spans, logprobs: Sequence[Sequence[TokenLogprob]]) -> np.ndarray:
-    "The token by which a teacher ended each text (rows,), −1 where it is not listed"
-    ends = np.full(len(spans), -1)
-    rows = zip(logprobs, spans.sizes.tolist(), spans.splits[1:].tolist())
-    for row, (tokens, size, after) in enumerate(rows):
-        if len(tokens) < 2 or not _END.fullmatch(tokens[-1].token): continue
-        before, at = after - 2, after - 1
-        if spans.starts[before] < spans.ends[before] == size == spans.starts[at]: ends[row] = at
-    return ends
-
-# %% ../../nbs/training/34_soft_targets.ipynb #553d5327
-_Ids = Sequence[Sequence[int]]
-
-
-def _target_logits(model: torch.nn.Module, inputs: _Ids, targets: _Ids, arch: Arch) -> Iterator[torch.Tensor]:
-    "For each row the logits that predict the target (target tokens, vocabulary)"
-    if arch == 'seq2seq':
-        (ids, mask), (labels, _) = pad_rows(inputs, 0), pad_rows(targets, 0)
-        ids, mask, labels = (o.to(model.device) for o in (ids, mask, labels))
-        decoder = decoder_inputs(model, labels)
-        output = model(input_ids=ids, attention_mask=mask, decoder_input_ids=decoder, use_cache=False)
-        for row, target in zip(output.logits, targets): yield row[:len(target)]
-        return
-    rows = pad_rows([[*a, *b] for a, b in zip(inputs, targets)], 0)
-    ids, mask = (o.to(model.device) for o in rows)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    for row, a, b in zip(logits, inputs, targets): yield row[len(a) - 1:len(a) + len(b) - 1]
-
-# %% ../../nbs/training/34_soft_targets.ipynb #8a5f7a02
-def _likeliest(logits: torch.Tensor, ids: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    "The target tokens and the likeliest others, with log-probabilities (tokens, top_k + 1)"
-    scores = logits.float().log_softmax(-1)
-    own = torch.from_numpy(ids).to(scores.device)[:, None]
-    others = scores.scatter(1, own, -torch.inf).topk(min(top_k, scores.shape[1] - 1))
-    values = torch.cat([scores.gather(1, own), others.values], 1)
-    return torch.cat([own, others.indices], 1).cpu().numpy(), values.double().cpu().numpy()
-
-
-@torch.no_grad()
-def teacher_logprobs(
-    teacher: TeacherModel,   # put into evaluation mode
-    inputs: Sequence[str],   # prompts; none of them empty
-    targets: Sequence[str],  # what was written after them
-    top_k: int = 5,          # likely tokens to keep beside the target's own
-    batch_size: int = 16,    # texts in a forward pass
-) -> TeacherTokens:          # the teacher's tokens of the targets, each with its end
-    "How likely a teacher finds each token of what was written, and what else it would have said"
-    if not targets: raise CotkitError('there is nothing to score', 'Give at least one target.')
-    tokenizer, model, arch = teacher.tokenizer, teacher.model.eval(), teacher.arch
-    spans = target_spans(tokenizer, targets, arch)
-    prompts, rows = tokenize_inputs(tokenizer, inputs, arch), []
-    ids = np.split(spans.ids, spans.splits[1:-1])
-    for i in range(0, len(ids), batch_size):
-        part = slice(i, i + batch_size)
-        logits = _target_logits(model, prompts[part], [o.tolist() for o in ids[part]], arch)
-        rows += [_likeliest(row, target, top_k) for row, target in zip(logits, ids[part])]
-    top, values = map(np.concatenate, zip(*rows))
-    return TeacherTokens(spans, read_vocabulary(tokenizer).token_bytes, top, values, spans.splits[1:] - 1)
+__all__ = ['LABEL', 'SurfaceEdit', 'SoftLabels', 'soft_labels', 'label_examples', 'topk_divergence', 'full_divergence',
+           'SoftTargets', 'FullVocabulary']
 
 # %% ../../nbs/training/34_soft_targets.ipynb #3c523fa0
 @dataclass(frozen=True)
@@ -263,10 +45,10 @@ class SurfaceEdit:
         core = surface.removeprefix(self.drop).removesuffix(self.drop_end)
         return self.add + core + self.add_end
 
-
-def _edit(text: bytes, teacher: tuple[int, int], student: tuple[int, int], spaces: tuple[bytes, bytes]) -> SurfaceEdit:
-    "`text` has a space before it, so that places begin at −1; `spaces` that no text stands for come first"
-    (a, b), (c, d), (drop, add) = teacher, student, spaces
+# %% ../../nbs/training/34_soft_targets.ipynb #34a00022
+def _edit(text: bytes, places: Sequence[int], spaces: Sequence[bytes]) -> SurfaceEdit:
+    "`text` has a space before it, so that places begin at −1; `spaces` are not in the text"
+    (a, b, c, d), (drop, add) = places, spaces
     drop, add = drop + text[a + 1:c + 1], add + text[c + 1:a + 1]
     return SurfaceEdit(add, drop, text[b + 1:d + 1], text[d + 1:b + 1], a == -1)
 
@@ -276,7 +58,7 @@ def _word_edit(text: bytes, begin: int) -> SurfaceEdit:
     return SurfaceEdit(continues_word=text[:begin + 1].decode(errors='ignore')[-1:].isalnum())
 
 # %% ../../nbs/training/34_soft_targets.ipynb #ca00bb98
-_Matches = tuple[np.ndarray, np.ndarray]  # numbers of teacher tokens and of the student tokens they match
+_Matches = tuple[np.ndarray, np.ndarray]  # numbers of teacher tokens, and of student tokens
 
 
 def _unwritten_space(spans: Spans, tokens: np.ndarray, spells_space: np.ndarray) -> np.ndarray:
@@ -286,20 +68,38 @@ def _unwritten_space(spans: Spans, tokens: np.ndarray, spells_space: np.ndarray)
     at = row_splits(spans.sizes + 2)[rows] + spans.starts[tokens] + 1
     return spells_space & (line[at] != ord(' '))
 
-
-def _edits(aligned: Alignment, matches: _Matches, spaces: np.ndarray, words: bool) -> tuple[np.ndarray, list[SurfaceEdit]]:
-    "For each match the number of its edit, and the edits; `spaces` (2, matches) are not in the text"
+# %% ../../nbs/training/34_soft_targets.ipynb #34a00023
+def _edits(
+    aligned: Alignment,
+    matches: _Matches,
+    spaces: np.ndarray,  # (2, matches) whether either side's token spells a space not in the text
+    words: bool,         # whether the student's tokenizer is WordPiece
+) -> tuple[np.ndarray, list[SurfaceEdit]]:
+    "For each match the number of its edit, and the edits"
     (t, s), teacher, student = matches, aligned.teacher, aligned.student
     places = np.stack([teacher.starts[t], teacher.ends[t], student.starts[s], student.ends[s]], 1)
     differ = np.flatnonzero((places[:, :2] != places[:, 2:]).any(1) | spaces.any(0) | words)
     numbers, kinds = np.zeros(len(t), np.int64), {SurfaceEdit(): 0}
     rows = np.searchsorted(teacher.splits, t[differ], 'right') - 1
     texts = {row: b' ' + teacher.texts[row].encode() for row in np.unique(rows).tolist()}
-    for i, row, (a, b, c, d) in zip(differ.tolist(), rows.tolist(), places[differ].tolist()):
-        drop, add = (b' ' * int(o) for o in spaces[:, i])
-        edit = _word_edit(texts[row], a) if words else _edit(texts[row], (a, b), (c, d), (drop, add))
+    for i, row, where in zip(differ.tolist(), rows.tolist(), places[differ].tolist()):
+        if words: edit = _word_edit(texts[row], where[0])
+        else: edit = _edit(texts[row], where, [b' ' * int(o) for o in spaces[:, i]])
         numbers[i] = kinds.setdefault(edit, len(kinds))
     return numbers, list(kinds)
+
+# %% ../../nbs/training/34_soft_targets.ipynb #34a00030
+def _spaces(
+    teacher: TeacherTokens,
+    aligned: Alignment,
+    matches: _Matches,
+    vocabulary: Vocabulary,  # the student's
+) -> np.ndarray:             # (2, matches)
+    "Whether the teacher's and the student's token spell a space that is not in the text"
+    (t, s), student = matches, aligned.student
+    marked = np.array([o.startswith(b' ') for o in teacher.token_bytes] or [False])
+    drop = _unwritten_space(aligned.teacher, t, marked[teacher.top[t, 0]])
+    return np.stack([drop, _unwritten_space(student, s, vocabulary.marked[student.ids[s]])])
 
 # %% ../../nbs/training/34_soft_targets.ipynb #2a1d1660
 def _student_ids(
@@ -309,18 +109,17 @@ def _student_ids(
     vocabulary: Vocabulary,  # the student's
     eos_index: int,          # the student's end of sequence
 ) -> np.ndarray:             # (matches, k)
-    "The student's token for each likely token of the teacher at the matches, −1 where there is none"
+    "The student's token for each likely token of the teacher, −1 where there is none"
     t, s = matches
     top, known = teacher.top[t], np.isfinite(teacher.logprobs[t])
     ids = np.full(top.shape, -1)
-    marked = np.array([o.startswith(b' ') for o in teacher.token_bytes] or [False])
-    spaces = np.stack([_unwritten_space(aligned.teacher, t, marked[top[:, 0]]),
-                       _unwritten_space(aligned.student, s, vocabulary.marked[aligned.student.ids[s]])])
+    spaces = _spaces(teacher, aligned, matches, vocabulary)
     numbers, kinds = _edits(aligned, matches, spaces, vocabulary.prefix is not None)
     for number, edit in enumerate(kinds):
         here = known & (numbers == number)[:, None]
         distinct, back = np.unique(top[here], return_inverse=True)
-        found = [vocabulary.find(edit(teacher.token_bytes[i]), edit.continues_word) for i in distinct.tolist()]
+        pieces = (edit(teacher.token_bytes[i]) for i in distinct.tolist())
+        found = [vocabulary.find(piece, edit.continues_word) for piece in pieces]
         ids[here] = np.array(found, np.int64)[back]
     ends = teacher.top[teacher.ends[teacher.ends >= 0], 0]
     ids[known & np.isin(top, ends)] = eos_index
@@ -350,12 +149,12 @@ def _with_tail(probabilities: np.ndarray, mode: TailMode) -> tuple[np.ndarray, n
 # %% ../../nbs/training/34_soft_targets.ipynb #28243d40
 @dataclass(frozen=True, eq=False)
 class SoftLabels:
-    "For each target token of some examples the likely tokens with their probabilities; rows end to end"
-    ids: np.ndarray                  # (tokens, k) student tokens, the written one first, also as padding
+    "For each target token of some examples the likely tokens and their probabilities"
+    ids: np.ndarray                  # (tokens, k) student tokens, the written one first
     probabilities: np.ndarray        # (tokens, k) 0 where padded
     tail: np.ndarray                 # (tokens,) probability of everything else
     has_target: np.ndarray           # (tokens,) False where it is one-hot for want of a match
-    kept: np.ndarray                 # (tokens,) share of the listed probability that the student has tokens for
+    kept: np.ndarray                 # (tokens,) share of the listed probability that arrived
     splits: np.ndarray               # (rows + 1,) where each example's tokens begin
     unaligned: tuple[int, ...] = ()  # examples whose teacher tokens do not spell the target
 
@@ -366,14 +165,15 @@ class SoftLabels:
 
     @property
     def kept_probability(self) -> float:
-        "Share of the teacher's listed probability that is on tokens of the student, where there is a distribution"
+        "Share of the teacher's listed probability that is on tokens of the student"
         return float(self.kept[self.has_target].mean()) if self.has_target.any() else 0.0
 
     def __len__(self) -> int: return len(self.splits) - 1
 
     def __repr__(self) -> str:
-        return (f'SoftLabels({len(self):,} examples, {len(self.ids):,} tokens, coverage {self.coverage:.1%}, '
-                f'{self.kept_probability:.1%} of the probability kept, {len(self.unaligned):,} unaligned)')
+        return (f'SoftLabels({len(self):,} examples, {len(self.ids):,} tokens, '
+                f'coverage {self.coverage:.1%}, {self.kept_probability:.1%} of the probability '
+                f'kept, {len(self.unaligned):,} unaligned)')
 
 # %% ../../nbs/training/34_soft_targets.ipynb #c39b8442
 def _matches(teacher: TeacherTokens, aligned: Alignment) -> _Matches:
@@ -389,7 +189,7 @@ def soft_labels(
     teacher: TeacherTokens,              # of the texts that the student is to write
     tokenizer: PreTrainedTokenizerFast,  # the student's
     arch: Arch = 'causal',               # the student's architecture
-    tail_mode: TailMode = 'tail',        # what becomes of probability beyond the student's listed tokens
+    tail_mode: TailMode = 'tail',        # what becomes of probability beyond the listed tokens
 ) -> SoftLabels:                         # one position for each token of `tokenize_targets`
     "A teacher's distributions on a student's tokens, one-hot where tokens do not match"
     KDConfig(tail_mode=tail_mode)
@@ -400,12 +200,13 @@ def soft_labels(
     t, s = matches = _matches(teacher, aligned)
     listed = np.exp(teacher.logprobs[t])
     listed /= np.maximum(listed.sum(1, keepdims=True), 1)
-    found = _student_ids(teacher, aligned, matches, read_vocabulary(tokenizer), tokenizer.eos_token_id)
+    vocabulary, eos_index = read_vocabulary(tokenizer), tokenizer.eos_token_id
+    found = _student_ids(teacher, aligned, matches, vocabulary, eos_index)
     ids[s], values = _merge_equal(found, listed)
     kept[s] = values.sum(1) / np.maximum(listed.sum(1), np.finfo(float).tiny)
     (probabilities[s], tail[s]), soft[s] = _with_tail(values, tail_mode), True
-    probabilities, tail, kept = (o.astype(np.float32) for o in (probabilities, tail, kept))
-    return SoftLabels(ids.astype(np.int32), probabilities, tail, soft, kept, student.splits, teacher.unaligned)
+    p, tail, kept = (o.astype(np.float32) for o in (probabilities, tail, kept))
+    return SoftLabels(ids.astype(np.int32), p, tail, soft, kept, student.splits, teacher.unaligned)
 
 # %% ../../nbs/training/34_soft_targets.ipynb #5c0a0001
 LABEL = 'label'  # the objective that is never compared with a teacher
@@ -421,7 +222,9 @@ def label_examples(
     "A teacher's distributions on a student's tokens, stored or asked for now"
     top_k = 1 if kd.top_k == 'all' else kd.top_k
     if teacher is None: tokens = TeacherTokens.from_rationales(examples, rationales)
-    else: tokens = teacher_logprobs(teacher, [e.input for e in examples], [e.target for e in examples], top_k)
+    else:
+        inputs, targets = zip(*((e.input, e.target) for e in examples))
+        tokens = teacher_logprobs(teacher, inputs, targets, top_k)
     labels = soft_labels(tokens, student.tokenizer, student.arch, kd.tail_mode)
     reasoned = np.repeat([e.objective != LABEL for e in examples], np.diff(labels.splits))
     return replace(labels, has_target=labels.has_target & reasoned)
@@ -439,14 +242,15 @@ def _divergence(p: torch.Tensor, log_q: torch.Tensor, divergence: Divergence) ->
         mean = (p + q) / 2
         log_mean = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
         return ((torch.xlogy(p, p) + q * log_q) / 2 - mean * log_mean).sum(-1)
-    raise CotkitError(f'is {divergence!r}', f'One of: {", ".join(Divergence.__args__)}.', field='divergence')
+    remedy = f'One of: {", ".join(Divergence.__args__)}.'
+    raise CotkitError(f'is {divergence!r}', remedy, field='divergence')
 
 # %% ../../nbs/training/34_soft_targets.ipynb #501f915f
 def topk_divergence(
     logits: torch.Tensor,               # (..., vocabulary) of the student
     indices: torch.Tensor,              # (..., k) tokens that the teacher lists
     probabilities: torch.Tensor,        # (..., k) the teacher's; a token with 0 is padding
-    tail: torch.Tensor | None = None,   # (...) the teacher's probability of everything else; None: no tail
+    tail: torch.Tensor | None = None,   # (...) the teacher's probability of everything else
     divergence: Divergence = 'forward', # which way they are compared
 ) -> torch.Tensor:                      # (...) in nats, 0 where nothing is listed
     "How far the student is from a teacher's listed tokens, at each position"
@@ -466,7 +270,7 @@ def full_divergence(
     logits: torch.Tensor,               # (..., vocabulary) of the student
     teacher_logits: torch.Tensor,       # (..., vocabulary) of a teacher with the same tokenizer
     divergence: Divergence = 'forward', # which way they are compared
-    temperature: float = 1.0,           # both are divided by it, and the loss multiplied by its square (Hinton et al. 2015)
+    temperature: float = 1.0,           # divides both; the loss has its square (Hinton et al. 2015)
 ) -> torch.Tensor:                      # (...) in nats
     "How far the student is from the teacher over the whole vocabulary, at each position"
     size = min(logits.shape[-1], teacher_logits.shape[-1])
@@ -483,11 +287,11 @@ class _TeacherLoss(Loss):
 
     def __init__(self, kd: KDConfig): self.kd, self._counts = kd, None
 
-    def divergence(self, logits: torch.Tensor, where: torch.Tensor, batch: Mapping[str, Any]) -> torch.Tensor:
-        "The divergence at the positions `where` (batch, n) is true"
+    def divergence(self, logits, where, batch) -> torch.Tensor:
+        "The divergence at the positions at which `where` (batch, n) is true"
         raise NotImplementedError
 
-    def kept(self, where: torch.Tensor, batch: Mapping[str, Any]) -> torch.Tensor: return where.sum()
+    def kept(self, where, batch) -> torch.Tensor: return where.sum()
 
     def per_token(self, logits, labels, batch) -> torch.Tensor:
         "Cross-entropy, and the divergence from the teacher where there is a soft target"
@@ -515,26 +319,40 @@ def _digest(labels: SoftLabels | None) -> str:
     "SHA-256 of soft labels, shortened"
     if labels is None: return ''
     arrays = labels.ids, labels.probabilities, labels.tail, labels.has_target
-    return hashlib.sha256(b''.join(np.ascontiguousarray(o).tobytes() for o in arrays)).hexdigest()[:16]
+    content = b''.join(np.ascontiguousarray(o).tobytes() for o in arrays)
+    return hashlib.sha256(content).hexdigest()[:16]
 
-
+# %% ../../nbs/training/34_soft_targets.ipynb #34a00032
 def _kd_of(settings: Mapping[str, Any]) -> KDConfig:
     return KDConfig(**{f.name: settings[f.name] for f in fields(KDConfig) if f.name in settings})
 
 # %% ../../nbs/training/34_soft_targets.ipynb #6cbfdad4
-def _batched(soft: SoftLabels, rows: Sequence[Mapping[str, Any]], labels: torch.Tensor) -> dict[str, torch.Tensor]:
+_Rows = Sequence[Mapping[str, Any]]
+
+
+def _tokens_of(soft: SoftLabels, rows: _Rows, labels: torch.Tensor) -> np.ndarray:
+    "The numbers of the soft labels of the supervised tokens of some rows"
+    where, splits = [], soft.splits
+    for row in rows:
+        examples = np.atleast_1d(row['example'])
+        where.append(np.concatenate([np.arange(splits[e], splits[e + 1]) for e in examples]))
+    supervised, found = labels != IGNORE_INDEX, np.concatenate(where)
+    same = supervised.sum(1).tolist() == [len(o) for o in where]
+    if same and np.array_equal(soft.ids[found, 0], labels[supervised].numpy()): return found
+    raise CotkitError('the soft labels are not those of these examples',
+                      'Make them of the same examples in the same order.')
+
+# %% ../../nbs/training/34_soft_targets.ipynb #34a00031
+def _batched(soft: SoftLabels, rows: _Rows, labels: torch.Tensor) -> dict[str, torch.Tensor]:
     "Soft labels as tensors beside the labels of a batch"
-    supervised, examples = labels != IGNORE_INDEX, [np.atleast_1d(row['example']) for row in rows]
-    where = [np.concatenate([np.arange(soft.splits[e], soft.splits[e + 1]) for e in row]) for row in examples]
-    same, where = supervised.sum(1).tolist() == [len(o) for o in where], np.concatenate(where)
-    ids = torch.from_numpy(soft.ids[where].astype(np.int64))
-    if not same or not torch.equal(ids[:, 0], labels[supervised]):
-        raise CotkitError('the soft labels are not those of these examples',
-                          'Make them of the same examples, in the same order, with the same tokenizer.')
-    arrays = {name: getattr(soft, name)[where] for name in ('probabilities', 'tail', 'has_target', 'kept')}
-    full = {'indices': ids} | {name: torch.from_numpy(values) for name, values in arrays.items()}
-    batch = {name: torch.zeros(*labels.shape, *o.shape[1:], dtype=o.dtype) for name, o in full.items()}
-    for name, values in full.items(): batch[name][supervised] = values
+    where, supervised = _tokens_of(soft, rows, labels), labels != IGNORE_INDEX
+    batch = {'indices': soft.ids[where].astype(np.int64)}
+    names = 'probabilities', 'tail', 'has_target', 'kept'
+    batch |= {name: getattr(soft, name)[where] for name in names}
+    for name, array in batch.items():
+        values = torch.from_numpy(array)
+        batch[name] = torch.zeros(*labels.shape, *values.shape[1:], dtype=values.dtype)
+        batch[name][supervised] = values
     return batch
 
 # %% ../../nbs/training/34_soft_targets.ipynb #87cd8708
@@ -543,10 +361,10 @@ def _check_any(found: bool, kd: KDConfig) -> None:
         raise CotkitError('there is no soft target to match',
                           'Collect with top_logprobs, pass a teacher model, or set kd_weight=0.')
 
-
+# %% ../../nbs/training/34_soft_targets.ipynb #34a00024
 @register_loss('soft_targets')
 class SoftTargets(_TeacherLoss):
-    "A divergence from the teacher's likeliest tokens where they match the student's, else cross-entropy"
+    "Divergence from the teacher's likeliest tokens where they match the student's"
 
     def __init__(self,
         labels: SoftLabels | None = None,     # of the examples that are trained on
@@ -558,45 +376,51 @@ class SoftTargets(_TeacherLoss):
 
     def prepare(self, student: Student, rows: 'datasets.Dataset') -> None:
         self.student = student
-        if self.labels is None: raise CotkitError('has no soft labels', 'Make them with label_examples.', field='labels')
+        if self.labels is None:
+            remedy = 'Make them with label_examples.'
+            raise CotkitError('has no soft labels', remedy, field='labels')
         _check_any(self.labels.has_target.any(), self.kd)
 
     def collate(self, batch, rows) -> dict[str, torch.Tensor]:
         labels, written = self.labels, [row['written'] for row in rows if 'written' in row]
         if written and self.teacher is None:
-            raise CotkitError('there is no teacher for what the student writes', 'Pass a TeacherModel.', field='teacher')
+            wrong = 'there is no teacher for what the student writes'
+            raise CotkitError(wrong, 'Pass a TeacherModel.', field='teacher')
         if written: labels = label_examples(self.student, written, (), self.teacher, self.kd)
         return batch | _batched(labels, rows, batch['labels'])
 
-    def kept(self, where, batch) -> torch.Tensor: return batch['kept'][:, -where.shape[1]:][where].sum()
+    def kept(self, where, batch) -> torch.Tensor:
+        return batch['kept'][:, -where.shape[1]:][where].sum()
 
     def divergence(self, logits, where, batch) -> torch.Tensor:
-        indices, probabilities, tail = (batch[name][:, -where.shape[1]:][where] for name in ('indices', 'probabilities', 'tail'))
-        return topk_divergence(logits[where], indices, probabilities, tail, self.kd.divergence)
+        names = 'indices', 'probabilities', 'tail'
+        targets = (batch[name][:, -where.shape[1]:][where] for name in names)
+        return topk_divergence(logits[where], *targets, self.kd.divergence)
 
-    def config(self) -> dict[str, Any]: return {'name': self.name, **asdict(self.kd), 'labels': _digest(self.labels)}
+    def config(self) -> dict[str, Any]:
+        return {'name': self.name, **asdict(self.kd), 'labels': _digest(self.labels)}
 
     @classmethod
     def from_dict(cls, settings) -> SoftTargets:
-        labels = settings.get('labels')
-        return cls(labels if isinstance(labels, SoftLabels) else None, _kd_of(settings), settings.get('teacher'))
+        labels, teacher = settings.get('labels'), settings.get('teacher')
+        return cls(labels if isinstance(labels, SoftLabels) else None, _kd_of(settings), teacher)
 
 # %% ../../nbs/training/34_soft_targets.ipynb #5ac75100
 def _check_same_tokens(student: Student, teacher: TeacherModel | None) -> None:
-    "Raise a `CotkitError` unless a token's number says the same to both, and both have one architecture"
+    "A `CotkitError` unless a token's number means the same to both, in one architecture"
     if teacher is None:
         raise CotkitError('only a model in memory has all of its distribution',
                           'Pass a TeacherModel, or a number for top_k.', field='top_k')
     ours, theirs = student.tokenizer, teacher.tokenizer
     same = ours.get_vocab() == theirs.get_vocab() and ours.eos_token_id == theirs.eos_token_id
     if teacher.arch != student.arch or not same:
-        raise CotkitError('teacher and student have other tokens',
-                          'The whole vocabulary is compared between equals only; pass a number for top_k.', field='top_k')
+        remedy = 'The whole vocabulary is compared between equals only; pass a number for top_k.'
+        raise CotkitError('teacher and student have other tokens', remedy, field='top_k')
 
 # %% ../../nbs/training/34_soft_targets.ipynb #34a00011
 @register_loss('full_vocabulary')
 class FullVocabulary(_TeacherLoss):
-    "A divergence from a teacher's whole distribution, where tokens are the same and the objective is not `label`"
+    "Divergence from the whole distribution of a teacher with the same tokens"
 
     def __init__(self,
         teacher: TeacherModel | None = None,  # with the student's tokenizer and architecture
@@ -627,4 +451,5 @@ class FullVocabulary(_TeacherLoss):
     def config(self) -> dict[str, Any]: return {'name': self.name, **asdict(self.kd)}
 
     @classmethod
-    def from_dict(cls, settings) -> FullVocabulary: return cls(settings.get('teacher'), _kd_of(settings))
+    def from_dict(cls, settings) -> FullVocabulary:
+        return cls(settings.get('teacher'), _kd_of(settings))

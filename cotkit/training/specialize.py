@@ -17,8 +17,10 @@ from .config import KDConfig, OnPolicyConfig, TrainConfig
 from .distill import training_examples
 from .losses import Loss
 from .on_policy import OnPolicy
-from .soft_targets import FullVocabulary, SoftTargets, TeacherModel, label_examples
-from .trainer import Monitor, TrainingSet, read_history, train
+from .soft_targets import FullVocabulary, SoftTargets, label_examples
+from .teacher_tokens import TeacherModel
+from .checkpoints import read_history
+from .trainer import Monitor, TrainingSet, train
 
 # %% auto #0
 __all__ = ['Matching', 'matching_loss', 'specialize', 'read_matching']
@@ -28,12 +30,13 @@ __all__ = ['Matching', 'matching_loss', 'specialize', 'read_matching']
 class Matching:
     "How a student is compared with its teacher's distributions"
     kd: KDConfig = KDConfig()                # weight and kind of the divergence
-    teacher: TeacherModel | None = None      # in memory; the rationales' own log-probabilities if None
-    on_policy: OnPolicyConfig | None = None  # the student also writes texts, which the teacher judges
+    teacher: TeacherModel | None = None      # in memory; stored log-probabilities if None
+    on_policy: OnPolicyConfig | None = None  # the student also writes, and the teacher judges
 
     def __post_init__(self):
         if self.on_policy is not None and self.teacher is None:
-            raise CotkitError('nobody is there to judge what the student writes', 'Pass a TeacherModel.', field='on_policy')
+            wrong = 'nobody is there to judge what the student writes'
+            raise CotkitError(wrong, 'Pass a TeacherModel.', field='on_policy')
 
 # %% ../../nbs/training/37_specialize.ipynb #37a00003
 def matching_loss(
@@ -52,15 +55,15 @@ def specialize(
     student: Student,                     # trained in place; its format may be a `Mixture`
     data: TrainingSet,                    # problems and rationales, and what is held out
     *,
-    output_dir: str | Path,               # a folder for checkpoints, `history.jsonl`, `training.json`, `student/`
+    output_dir: str | Path,               # a folder for checkpoints, records and `student/`
     matching: Matching = Matching(),      # how student and teacher are compared
     config: TrainConfig = TrainConfig(),  # how it is trained
     monitor: Monitor = Monitor(),         # what is watched besides the validation problems
 ) -> Student:                             # the same student, trained
-    "Teach a student a teacher's distributions; a `CotkitError` where `distill` raises one, and if there is nothing to match"
-    examples, monitor = training_examples(student, data, monitor)
-    loss = matching_loss(student, examples, data.rationales, matching)
-    source = examples if matching.on_policy is None else OnPolicy(examples, matching.on_policy, matching.teacher)
+    "Teach a student a teacher's distributions; a `CotkitError` if there is nothing to match"
+    source, monitor = training_examples(student, data, monitor)
+    loss = matching_loss(student, source, data.rationales, matching)
+    if matching.on_policy: source = OnPolicy(source, matching.on_policy, matching.teacher)
     return train(student, source, output_dir=output_dir, loss=loss, config=config, monitor=monitor)
 
 # %% ../../nbs/training/37_specialize.ipynb #6db30c71
@@ -71,5 +74,6 @@ def read_matching(
     rows, names = read_history(output_dir), ('coverage', 'kept_probability')
     found = {name: [row[name] for row in rows if name in row] for name in names}
     if not found['coverage']:
-        raise CotkitError('tells of no matching', 'Name the output_dir of specialize.', file=Path(output_dir)/'history.jsonl')
+        file = Path(output_dir)/'history.jsonl'
+        raise CotkitError('tells of no matching', 'Name the output_dir of specialize.', file=file)
     return {name: float(np.mean(values)) for name, values in found.items() if values}

@@ -5,22 +5,20 @@
 # %% ../../nbs/training/32_trainer.ipynb #32a00004
 from __future__ import annotations
 
-import hashlib, inspect, json, time, warnings
+import inspect, json, time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, Protocol, Sequence, Union
 
 # %% auto #0
-__all__ = ['TrainingData', 'MANIFEST', 'Monitor', 'TrainingSet', 'training_arguments', 'BatchSource', 'training_rows',
-           'objective_weights', 'unpack_segments', 'check_segments', 'ProgressCallback', 'SetEpochCallback',
-           'StopAfter', 'row_scores', 'validation_metrics', 'WholeTrainer', 'StudentTrainer', 'run_settings',
-           'ManifestCallback', 'last_checkpoint', 'read_history', 'read_training', 'train']
+__all__ = ['Validate', 'TrainingData', 'Monitor', 'TrainingSet', 'training_arguments', 'BatchSource', 'training_rows',
+           'objective_weights', 'ProgressCallback', 'SetEpochCallback', 'StopAfter', 'StudentTrainer', 'run_settings',
+           'train']
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00005
 import numpy as np
 import torch
-from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
 from transformers import TrainingArguments
@@ -28,49 +26,61 @@ from transformers.integrations.integration_utils import get_available_reporting_
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from ..data.core import CotkitError, Example, Problem, Rationale
-from ..data.core import atomic_write, read_jsonl, write_jsonl
+from ..data.core import atomic_write, write_jsonl
 from ..models.students import Student, load_weights, no_load_bars
-from ..models.tokenizers import context_length
+from .checkpoints import ManifestCallback, check_checkpoint, fingerprint
+from .checkpoints import last_checkpoint, logged_rows, model_settings
+from .checkpoints import restore_finished
 from .config import EncodeConfig, TrainConfig
 from .encode import IGNORE_INDEX, Collator, LengthGroupedSampler, TokenBlocks
-from .encode import encode, objective_names
-from .losses import CrossEntropy, Loss, accepts_argument, student_logits
-from .losses import sums_by_objective, token_losses
+from .encode import check_context, check_ids, encode, objective_names
+from .losses import CrossEntropy, Loss, check_segments, row_scores
+from .losses import student_logits, sums_by_objective, validation_metrics
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00011
+Validate = Callable[[Student], Mapping[str, float]]
+
+
 @dataclass(frozen=True)
 class Monitor:
     "What is watched during training"
-    validation: TrainingData = ()              # examples or token blocks that are never trained on
-    validate: Callable[[Student], Mapping[str, float]] | None = None # more numbers, at each validation
+    validation: TrainingData = ()              # examples or blocks that are never trained on
+    validate: Validate | None = None           # more numbers about the student, at each validation
     callbacks: Sequence[TrainerCallback] = ()  # for example `transformers.EarlyStoppingCallback`
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00013
 @dataclass(frozen=True)
 class TrainingSet:
     "Problems with what a teacher wrote about them, and the problems to watch and to keep out"
-    problems: Iterable[Problem]            # to train on
-    rationales: Iterable[Rationale] = ()   # what a teacher wrote about them, after curation
-    validation: Iterable[Problem] = ()     # to watch the student on; never trained on, never the test split
-    held_out: Iterable[Problem] = ()       # test problems: neither trained on nor shown as demonstrations
+    problems: Iterable[Problem]           # to train on
+    rationales: Iterable[Rationale] = ()  # what a teacher wrote about them, after curation
+    validation: Iterable[Problem] = ()    # to watch the student on; never trained on
+    held_out: Iterable[Problem] = ()      # test problems: neither trained on nor shown
 
     def __post_init__(self):
-        for name, values in vars(self).items(): object.__setattr__(self, name, tuple(values))
-        kinds = {'problems': Problem, 'rationales': Rationale, 'validation': Problem, 'held_out': Problem}
-        for name, kind in kinds.items():
-            wrong = next((o for o in getattr(self, name) if not isinstance(o, kind)), None)
-            if wrong is not None:
-                raise CotkitError(f'holds a {type(wrong).__name__}', f'Give {kind.__name__} records.', field=name)
+        for name, values in vars(self).items():
+            kind, values = Rationale if name == 'rationales' else Problem, tuple(values)
+            object.__setattr__(self, name, values)
+            wrong = next((type(o).__name__ for o in values if not isinstance(o, kind)), '')
+            if wrong:
+                remedy = f'Give {kind.__name__} records.'
+                raise CotkitError(f'holds a {wrong}', remedy, field=name)
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00015
 _INSTEAD = {
-    'output_dir': 'Pass output_dir to `train`.', 'seed': 'Set config.train_seed.', 'max_steps': 'Set config.max_steps.',
-    'learning_rate': 'Set config.learning_rate.', 'per_device_train_batch_size': 'Set config.batch_size.',
-    'resume_from_checkpoint': 'Set config.resume.', 'remove_unused_columns': 'Leave it out.',
+    'output_dir': 'Pass output_dir to `train`.',
+    'seed': 'Set config.train_seed.',
+    'max_steps': 'Set config.max_steps.',
+    'learning_rate': 'Set config.learning_rate.',
+    'per_device_train_batch_size': 'Set config.batch_size.',
+    'auto_find_batch_size': 'Set config.batch_size.',
+    'resume_from_checkpoint': 'Set config.resume.',
     'num_train_epochs': 'Set config.max_steps: epochs × rows / rows of a step.',
     'label_smoothing_factor': 'Pass loss=CrossEntropy(label_smoothing=…).',
-    'group_by_length': 'Set config.bucket_batches.', 'train_sampling_strategy': 'Set config.bucket_batches.',
-    'dataloader_drop_last': 'Leave it out: every row is trained on.', 'auto_find_batch_size': 'Set config.batch_size.',
+    'group_by_length': 'Set config.bucket_batches.',
+    'train_sampling_strategy': 'Set config.bucket_batches.',
+    'dataloader_drop_last': 'Leave it out: every row is trained on.',
+    'remove_unused_columns': 'Leave it out: the collator reads what it needs.',
     'use_liger_kernel': 'Leave it out: the loss is computed here.'}
 
 
@@ -79,17 +89,20 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
     for name in overrides:
         if name in _INSTEAD: raise CotkitError('is no override', _INSTEAD[name], field=name)
         if name not in known:
-            raise CotkitError('is no training argument', 'See transformers.TrainingArguments.', field=name)
+            remedy = 'See transformers.TrainingArguments.'
+            raise CotkitError('is no training argument', remedy, field=name)
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00016
 def _check_arguments(args: TrainingArguments) -> None:
     "Raise a `CotkitError` on what `Trainer` would only notice later"
     if args.save_strategy == 'steps' and args.save_steps % args.logging_steps:
-        raise CotkitError(f'is {args.save_steps}', f'A multiple of logging_steps={args.logging_steps}, '
-                          'so that a resumed run logs what an uninterrupted one does.', field='save_steps')
+        remedy = (f'A multiple of logging_steps={args.logging_steps}, so that a resumed run '
+                  'logs what an uninterrupted one does.')
+        raise CotkitError(f'is {args.save_steps}', remedy, field='save_steps')
     missing = {*args.report_to} - {*get_available_reporting_integrations(), 'none', 'all'}
     if missing:
-        raise CotkitError(f'{sorted(missing)[0]!r} is not installed', 'Install it, or leave it out.', field='report_to')
+        wrong, remedy = f'{min(missing)!r} is not installed', 'Install it, or leave it out.'
+        raise CotkitError(wrong, remedy, field='report_to')
 
 # %% ../../nbs/training/32_trainer.ipynb #8e049fd6
 def training_arguments(
@@ -97,21 +110,23 @@ def training_arguments(
     config: TrainConfig = TrainConfig(),   # steps, rows, learning rate, overrides
     validate: bool = False,                # whether there is something to validate on
 ) -> TrainingArguments:                    # for a `StudentTrainer`
-    "Training arguments that suit small students; a `CotkitError` for a field that would not be obeyed"
+    "Training arguments that suit small students; a `CotkitError` for what would not be obeyed"
     _check_overrides(config.overrides)
-    every = max(1, config.max_steps // 50)
+    every, rate = max(1, config.max_steps // 50), config.learning_rate
     settings = dict(
-        max_steps=config.max_steps, seed=config.train_seed,
-        learning_rate=2e-3 if config.learning_rate is None else config.learning_rate,
-        per_device_train_batch_size=config.batch_size, per_device_eval_batch_size=4 * config.batch_size,
-        warmup_steps=0.05, lr_scheduler_type='cosine', adam_beta2=0.99, weight_decay=0.0, max_grad_norm=1.0,
-        logging_steps=every, eval_steps=10 * every, save_steps=10 * every, save_total_limit=2,
-        save_strategy='steps', eval_strategy='steps' if validate else 'no',
-        report_to='none', remove_unused_columns=False, use_cache=True, logging_nan_inf_filter=False,
-        dataloader_pin_memory=torch.cuda.is_available(), ddp_find_unused_parameters=False)
+        max_steps=config.max_steps, learning_rate=2e-3 if rate is None else rate,
+        seed=config.train_seed, per_device_train_batch_size=config.batch_size,
+        logging_steps=every, eval_steps=10 * every,
+        per_device_eval_batch_size=4 * config.batch_size, save_steps=10 * every,
+        eval_strategy='steps' if validate else 'no', save_strategy='steps', save_total_limit=2,
+        warmup_steps=0.05, lr_scheduler_type='cosine', adam_beta2=0.99, weight_decay=0.0,
+        max_grad_norm=1.0, report_to='none', remove_unused_columns=False, use_cache=True,
+        logging_nan_inf_filter=False, ddp_find_unused_parameters=False,
+        dataloader_pin_memory=torch.cuda.is_available())
     try: args = TrainingArguments(output_dir=str(output_dir), **{**settings, **config.overrides})
     except (ValueError, ImportError) as e:
-        raise CotkitError(str(e).splitlines()[0], 'See transformers.TrainingArguments.', field='overrides') from e
+        wrong = str(e).splitlines()[0]
+        raise CotkitError(wrong, 'Change it, or leave it out.', field='overrides') from e
     _check_arguments(args)
     return args
 
@@ -136,7 +151,8 @@ class BatchSource(Protocol):
         "Its settings as JSON-ready values; a resumed run must have the same"
 
 
-TrainingData = Union[Iterable[Example], TokenBlocks, 'np.ndarray', torch.Tensor, 'datasets.Dataset', BatchSource]
+TrainingData = Union[Iterable[Example], BatchSource, 'datasets.Dataset', TokenBlocks, np.ndarray,
+                     torch.Tensor]
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00021
 def _is_blocks(data: TrainingData) -> bool:
@@ -144,23 +160,22 @@ def _is_blocks(data: TrainingData) -> bool:
     if hasattr(data, 'column_names'): return 'labels' not in data.column_names
     return isinstance(data, (TokenBlocks, np.ndarray, torch.Tensor))
 
-
+# %% ../../nbs/training/32_trainer.ipynb #32a00039
 def training_rows(
     student: Student,                         # its tokenizer and architecture encode examples
     data: TrainingData,                       # examples, token ids, encoded rows, or a batch source
     config: EncodeConfig = EncodeConfig(),    # limits, and whether rows share a prefix
-    objectives: Sequence[str] | None = None,  # names in order of their numbers; as they appear if None
+    objectives: Sequence[str] | None = None,  # names in order of their numbers; as they appear
 ) -> tuple['datasets.Dataset | TokenBlocks', int]: # rows, and how many examples or blocks came in
     "Data of any kind as rows"
     if _is_blocks(data):
-        if student.arch != 'causal':
-            raise CotkitError('an encoder-decoder has no use for token blocks', 'Give examples.', field='data')
         blocks = data if isinstance(data, TokenBlocks) else TokenBlocks(data)
-        return blocks, len(blocks)
+        if student.arch == 'causal': return blocks, len(blocks)
+        raise CotkitError('an encoder-decoder has no use for token blocks', 'Give examples.')
     if hasattr(data, 'column_names'): return data, len(_examples_of(data))
     examples = list(getattr(data, 'examples', data))
-    if wrong := next((e for e in examples if not isinstance(e, Example)), None):
-        raise CotkitError(f'holds a {type(wrong).__name__}', 'Give examples: `examples_from(format, …)`.', field='data')
+    wrong = next((type(e).__name__ for e in examples if not isinstance(e, Example)), '')
+    if wrong: raise CotkitError(f'a {wrong} is no example', 'Make them with `examples_from`.')
     return encode(examples, student.tokenizer, student.arch, config, objectives), len(examples)
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00022
@@ -183,80 +198,16 @@ def objective_weights(
                           'Train on examples of this format, or on a student whose format is None.')
     return {name: float(format.objective_weights[name]) for name in names}
 
-# %% ../../nbs/training/32_trainer.ipynb #0b05d2c0
-def _check_context(student: Student, rows: 'datasets.Dataset | TokenBlocks') -> None:
-    "A causal student cannot attend further back than its positions go"
-    room = context_length(student.model)
-    if student.arch != 'causal': return
-    if isinstance(rows, TokenBlocks): longest = rows.length
-    elif 'segment' not in rows.column_names: longest = max(rows['length'])
-    else: longest = max(len(o['input_ids']) for row in rows for o in unpack_segments(row))
-    if longest > room:
-        raise CotkitError(f'a row has {longest} tokens and the student has room for {room}',
-                          f'Set max_input and max_target to at most {room} together.')
-
-# %% ../../nbs/training/32_trainer.ipynb #32a00024
-def _check_ids(student: Student, rows: 'datasets.Dataset | TokenBlocks') -> None:
-    "Every token needs an embedding"
-    size = student.model.get_input_embeddings().weight.shape[0]
-    if isinstance(rows, TokenBlocks):
-        found = (np.asarray(rows.ids[i:i + 1000]).max() for i in range(0, len(rows), 1000))
-    else: found = (max(map(max, part[name])) for part in rows.iter(1000) for name in ('input_ids', 'labels'))
-    if (largest := max(map(int, found))) >= size:
-        raise CotkitError(f'token {largest} has no embedding: the model has {size}',
-                          'Give the student its own tokenizer, or call model.resize_token_embeddings.')
-
-# %% ../../nbs/training/32_trainer.ipynb #32e6ee23
-def unpack_segments(
-    row: Mapping[str, Any],  # prefix-packed, from `encode`
-) -> list[dict[str, Any]]:   # `input_ids`, `labels` and `objective` of each example
-    "The examples of a packed row, each in a row of its own"
-    shared, ends = row['segment'][0], [*row['segment'][1:], len(row['input_ids'])]
-    return [{'objective': objective, **{name: row[name][:shared] + row[name][begin:end] for name in ('input_ids', 'labels')}}
-            for objective, begin, end in zip(row['objective'], row['segment'], ends)]
-
-# %% ../../nbs/training/32_trainer.ipynb #32a00025
-def _costs(student: Student, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
-    "Cross-entropy of the supervised tokens of some rows"
-    batch = Collator(student.tokenizer, student.arch)(rows)
-    batch = {name: tensor.to(student.model.device) for name, tensor in batch.items()}
-    logits, labels = student_logits(student.model, batch, student.arch)
-    return token_losses(logits, labels)[labels != IGNORE_INDEX]
-
-
-def check_segments(
-    student: Student,                       # whose model is tried
-    rows: 'datasets.Dataset | TokenBlocks', # that it is trained on
-) -> None:
-    "A `CotkitError` if rows are packed and the model does not see their examples as separate ones"
-    if isinstance(rows, TokenBlocks) or 'segment' not in rows.column_names: return
-    row = next((row for row in rows if len(row['segment']) > 1), None)
-    if row is None: return
-    model, remedy = student.model, 'Train with share_prefix=False.'
-    window = getattr(model.config, 'sliding_window', None)
-    if not accepts_argument(model, 'position_ids'):
-        raise CotkitError('this model takes no position numbers', remedy, field='share_prefix')
-    if window and window < max(rows['length']):
-        raise CotkitError(f'this model looks back {window} tokens only', remedy, field='share_prefix')
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(): packed, apart = _costs(student, [row]), _costs(student, unpack_segments(row))
-    except (RuntimeError, ValueError, TypeError, IndexError): packed, apart = torch.zeros(1), torch.ones(1)
-    model.train(training)
-    if not torch.allclose(packed, apart, rtol=0, atol=1e-3 if model.dtype == torch.float32 else 0.1):
-        raise CotkitError('this model does not follow the mask of prefix-packed rows',
-                          f"{remedy} Or load it with attn_implementation='sdpa'.", field='share_prefix')
-
 # %% ../../nbs/training/32_trainer.ipynb #26f13476
-def _mask_repeated_rows(batch: Mapping[str, torch.Tensor], rows: int, args: TrainingArguments) -> None:
-    "Supervise no row of an epoch's last batch a second time"
-    left = rows % (args.train_batch_size * args.world_size)
-    if left: batch['labels'][max(0, left - args.train_batch_size * args.process_index):] = IGNORE_INDEX
-
-# %% ../../nbs/training/32_trainer.ipynb #30f3e4a4
 def _rows_of_a_step(args: TrainingArguments) -> int:
     return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+def _mask_repeated_rows(batch: Mapping[str, Any], rows: int, args: TrainingArguments) -> None:
+    "Supervise no row of an epoch's last batch a second time"
+    left = rows % (args.train_batch_size * args.world_size)
+    mine = max(0, left - args.train_batch_size * args.process_index)
+    if left: batch['labels'][mine:] = IGNORE_INDEX
 
 # %% ../../nbs/training/32_trainer.ipynb #892c98fc
 class ProgressCallback(TrainerCallback):
@@ -264,14 +215,17 @@ class ProgressCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.shown: dict[str, str] = {}
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit='step', desc='training',
-                        dynamic_ncols=True, disable=not state.is_world_process_zero)
+        first = state.is_world_process_zero
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit='step',
+                        desc='training', dynamic_ncols=True, disable=not first)
 
-    def on_step_end(self, args, state, control, **kwargs): self.bar.update(state.global_step - self.bar.n)
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        self.shown.update({k.removeprefix('eval_'): f'{v:.3g}' for k, v in (logs or {}).items()
-                           if k == 'loss' or k.startswith('eval_') and k.endswith(('exact', 'accuracy'))})
+        for name, value in (logs or {}).items():
+            known = name.startswith('eval_') and name.endswith(('exact', 'accuracy'))
+            if known or name == 'loss': self.shown[name.removeprefix('eval_')] = f'{value:.3g}'
         self.bar.set_postfix(self.shown, refresh=False)
 
     def on_train_end(self, args, state, control, **kwargs): self.bar.close()
@@ -282,7 +236,8 @@ class SetEpochCallback(TrainerCallback):
 
     def __init__(self, sampler: LengthGroupedSampler): self.sampler = sampler
 
-    def on_epoch_begin(self, args, state, control, **kwargs): self.sampler.set_epoch(int(state.epoch or 0))
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int(state.epoch or 0))
 
 # %% ../../nbs/training/32_trainer.ipynb #22b417cf
 class StopAfter(TrainerCallback):
@@ -298,63 +253,20 @@ class StopAfter(TrainerCallback):
             control.should_evaluate = args.eval_strategy != 'no'
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00026
-def _callbacks(config: TrainConfig, monitor: Monitor, args: TrainingArguments) -> list[TrainerCallback]:
+def _callbacks(config: TrainConfig, monitor: Monitor, args: TrainingArguments) -> list:
     "The callbacks that were asked for; a `CotkitError` on one that could not work"
     early = any(isinstance(o, EarlyStoppingCallback) for o in monitor.callbacks)
     if early and (args.metric_for_best_model is None or args.eval_strategy == 'no'):
-        raise CotkitError('early stopping has nothing to watch', 'Give validation problems, and overrides '
-                          "{'load_best_model_at_end': True, 'metric_for_best_model': 'eval_loss'}.", field='callbacks')
+        best = {'load_best_model_at_end': True, 'metric_for_best_model': 'eval_loss'}
+        raise CotkitError('early stopping has nothing to watch',
+                          f'Give validation data, and overrides={best}.', field='callbacks')
     stop = [] if config.max_seconds is None else [StopAfter(config.max_seconds)]
     progress = [] if args.disable_tqdm else [ProgressCallback()]
     return [*monitor.callbacks, *stop, *progress]
 
-# %% ../../nbs/training/32_trainer.ipynb #94e978b6
-def row_scores(
-    logits: torch.Tensor,     # (batch, n, vocabulary)
-    labels: torch.Tensor,     # (batch, n)
-    objective: torch.Tensor,  # (batch,)
-) -> torch.Tensor:            # (batch, 4): summed loss, supervised tokens, exact match, objective
-    "How well each row's target is known"
-    ignored = labels == IGNORE_INDEX
-    exact = ((logits.argmax(-1) == labels) | ignored).all(1)
-    return torch.stack([token_losses(logits, labels).sum(1), (~ignored).sum(1), exact, objective], 1)
-
-# %% ../../nbs/training/32_trainer.ipynb #f33273ff
-def validation_metrics(
-    scores: torch.Tensor,          # (rows, 4) from `row_scores`
-    weights: Mapping[str, float],  # of the objectives, in order of their numbers
-) -> dict[str, float]:             # `loss`, and for each objective `<name>_loss` and `<name>_exact`
-    "Rows' scores as numbers for the log"
-    metrics = {'loss': 0.0}
-    for number, (name, weight) in enumerate(weights.items()):
-        mine = scores[scores[:, 3] == number, :3].double()
-        loss, supervised, exact = mine.sum(0).tolist()
-        if not supervised: continue
-        metrics |= {f'{name}_loss': loss / supervised, f'{name}_exact': exact / len(mine)}
-        metrics['loss'] += weight * loss / supervised
-    return metrics
-
-# %% ../../nbs/training/32_trainer.ipynb #e0a95190
-class WholeTrainer(Trainer):
-    "A `Trainer` that restores every weight of a checkpoint, when it resumes and for the best model"
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        model = self.model if model is None else model
-        if self._holds_whole_model(model): load_weights(model, resume_from_checkpoint)
-        else: super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        if not self._holds_whole_model(self.model): super()._load_best_model()
-        else: load_weights(self.model, self.state.best_model_checkpoint)
-
-    def _holds_whole_model(self, model: torch.nn.Module) -> bool:
-        "Neither adapters alone nor the shards of several devices"
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return not sharded and not hasattr(model, 'peft_config')
-
 # %% ../../nbs/training/32_trainer.ipynb #bbb838a1
-class StudentTrainer(WholeTrainer):
-    "A `transformers.Trainer` whose loss is an object, counted by objective over whole optimizer steps"
+class StudentTrainer(Trainer):
+    "A `transformers.Trainer` whose loss is an object, counted over whole optimizer steps"
 
     def __init__(self,
         student: Student,                    # trained in place
@@ -367,11 +279,14 @@ class StudentTrainer(WholeTrainer):
     ):
         self.student, self.loss, self.monitor = student, loss, monitor
         self.config, self.source = _with_learning_rate(config, student), _batch_source(data)
-        rows, validation, self.examples = _all_rows(student, data, config, monitor)
-        args = training_arguments(output_dir, self.config, bool(len(validation) or monitor.validate))
+        rows, given = training_rows(student, data, config)
+        validation = _validation_rows(student, rows, config, monitor.validation)
+        self.examples, self.given = len(_examples_of(rows)), given
+        watched = bool(len(validation) or monitor.validate)
+        args = training_arguments(output_dir, self.config, watched)
         self.sampler, self.weights = _sampler(rows, args, config), objective_weights(student, rows)
         self.pad = Collator(student.tokenizer, student.arch)
-        for check in (_check_context, _check_ids, check_segments, loss.prepare): check(student, rows)
+        for check in (check_context, check_ids, check_segments, loss.prepare): check(student, rows)
         callbacks = [SetEpochCallback(self.sampler), *_callbacks(config, monitor, args)]
         super().__init__(student.model, args, self.collate, rows, validation, callbacks=callbacks)
         self.remove_callback(PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
@@ -394,9 +309,11 @@ class StudentTrainer(WholeTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         "This micro-batch's share of the loss of its optimizer step"
-        with self.accelerator.autocast(): logits, labels = student_logits(model, inputs, self.student.arch)
+        with self.accelerator.autocast():
+            logits, labels = student_logits(model, inputs, self.student.arch)
         values = self.loss.per_token(logits, labels, inputs), (labels != IGNORE_INDEX).long()
-        sums, supervised = (sums_by_objective(o, inputs['objective'], len(self.weights)) for o in values)
+        objective, n = inputs['objective'], len(self.weights)
+        sums, supervised = (sums_by_objective(o, objective, n) for o in values)
         self._since_log += torch.stack([sums.detach(), supervised])
         counts, processes = num_items_in_batch, self.accelerator.num_processes
         if counts is None: counts, processes = supervised, 1
@@ -406,38 +323,50 @@ class StudentTrainer(WholeTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs | (_since_log(self) if 'loss' in logs else {}), start_time)
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval') -> dict[str, float]:
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval') -> dict:
         return _validate(self, eval_dataset, metric_key_prefix)
 
     def _get_train_sampler(self, train_dataset=None) -> LengthGroupedSampler: return self.sampler
 
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
+        loaded = _load_exactly(self, resume_from_checkpoint)
+        if not loaded: super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not _load_exactly(self, self.state.best_model_checkpoint): super()._load_best_model()
+
 # %% ../../nbs/training/32_trainer.ipynb #32a00028
-def _all_rows(student: Student, data: TrainingData, config: TrainConfig, monitor: Monitor) -> tuple[Any, Any, dict[str, int]]:
-    "Rows to train on, rows to validate on (without `example`, possibly none), and how many examples both are"
-    rows, given = training_rows(student, data, config)
-    used = len(_examples_of(rows))
-    counts = {'examples': used, 'dropped': given - used}
-    watched = monitor.validation
-    if not len(watched if hasattr(watched, '__len__') else (watched := list(watched))): return rows, [], counts
-    limits = replace(config, share_prefix=False)
+def _validation_rows(student: Student, rows: Any, config: TrainConfig, data: TrainingData) -> Any:
+    "Rows to validate on, possibly none: without the column `example`, never packed"
+    if not hasattr(data, '__len__'): data = list(data)
+    if not len(data): return []
     names = None if isinstance(rows, TokenBlocks) else objective_names(rows)
-    validation, _ = training_rows(student, watched, limits, names)
-    if objective_names(validation) != objective_names(rows):
-        raise CotkitError('has other objectives than the training data', 'Validate on data of the same kind.', field='validation')
-    if isinstance(validation, TokenBlocks): validation = TokenBlocks(validation.ids, numbered=False)
-    else: validation = validation.select_columns(['input_ids', 'labels', 'objective'])
-    return rows, validation, counts
+    found, _ = training_rows(student, data, replace(config, share_prefix=False), names)
+    if objective_names(found) != objective_names(rows):
+        raise CotkitError('has other objectives than the training data',
+                          'Validate on data of the same kind.', field='validation')
+    if isinstance(found, TokenBlocks): return TokenBlocks(found.ids, numbered=False)
+    return found.select_columns(['input_ids', 'labels', 'objective'])
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00036
-def _batch_source(data: TrainingData) -> BatchSource | None: return data if hasattr(data, 'batches') else None
+def _batch_source(data: TrainingData) -> BatchSource | None:
+    return data if hasattr(data, 'batches') else None
 
 
+def _load_exactly(trainer: StudentTrainer, folder: str) -> bool:
+    "Restore every weight of a checkpoint; False where `Trainer` must do it"
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if sharded or hasattr(trainer.model, 'peft_config'): return False
+    load_weights(trainer.model, folder)
+    return True
+
+# %% ../../nbs/training/32_trainer.ipynb #32a00038
 def _sampler(rows: Any, args: TrainingArguments, config: TrainConfig) -> LengthGroupedSampler:
     seed = args.seed if args.data_seed is None else args.data_seed
     return LengthGroupedSampler(rows, _rows_of_a_step(args), config.bucket_batches, seed)
 
 
-def _supervised_tokens(trainer: StudentTrainer, batches: Sequence[Mapping], device: Any) -> torch.Tensor:
+def _supervised_tokens(trainer: StudentTrainer, batches: Sequence, device: Any) -> torch.Tensor:
     "Supervised tokens of each objective in one optimizer step, of all processes (objectives,)"
     if trainer.accelerator.gradient_state.end_of_dataloader:
         _mask_repeated_rows(batches[-1], len(trainer.train_dataset), trainer.args)
@@ -449,14 +378,14 @@ def _supervised_tokens(trainer: StudentTrainer, batches: Sequence[Mapping], devi
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00029
 def _since_log(trainer: StudentTrainer) -> dict[str, float]:
-    "Each objective's mean loss per token, and the loss's own metrics, of all processes since the last log"
+    "Mean loss per token of each objective, and the loss's metrics, since the last log"
     reduce, metrics = trainer.accelerator.reduce, trainer.loss.metrics()
     sums, counts = reduce(trainer._since_log.clone(), 'sum').tolist()
     trainer._since_log.zero_()
     logs = {f'{name}_loss': s / n for name, s, n in zip(trainer.weights, sums, counts) if n}
     if not metrics: return logs
-    own = torch.tensor([[float(o) for o in pair] for pair in metrics.values()], device=trainer.args.device)
-    pairs = reduce(own, 'sum').tolist()
+    own = torch.tensor([[float(o) for o in pair] for pair in metrics.values()])
+    pairs = reduce(own.to(trainer.args.device), 'sum').tolist()
     return logs | {name: s / n if n else 0.0 for name, (s, n) in zip(metrics, pairs)}
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00037
@@ -471,9 +400,9 @@ def _all_scores(trainer: StudentTrainer, rows: Any) -> torch.Tensor:
         scores.append(trainer.accelerator.gather_for_metrics(own))
     return torch.cat(scores)
 
-
+# %% ../../nbs/training/32_trainer.ipynb #32a00040
 def _validate(trainer: StudentTrainer, rows: Any, prefix: str) -> dict[str, float]:
-    "Teacher-forced loss and exact match of every objective, and what `Monitor.validate` says; logged"
+    "Teacher-forced loss and exact match of every objective, and `Monitor.validate`; logged"
     trainer.model.eval()
     rows, metrics = trainer.eval_dataset if rows is None else rows, {}
     if len(rows): metrics |= validation_metrics(_all_scores(trainer, rows), trainer.weights)
@@ -481,184 +410,83 @@ def _validate(trainer: StudentTrainer, rows: Any, prefix: str) -> dict[str, floa
         with torch.no_grad(): metrics |= trainer.monitor.validate(trainer.student)
     metrics = {f'{prefix}_{name}': value for name, value in metrics.items()}
     trainer.log(metrics)
-    trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
+    state = trainer.args, trainer.state, trainer.control
+    trainer.control = trainer.callback_handler.on_evaluate(*state, metrics)
     return metrics
 
-# %% ../../nbs/training/32_trainer.ipynb #282e60c4
-def _fingerprint(rows: 'datasets.Dataset | TokenBlocks | Sequence') -> str:
-    "SHA-256 of all rows, shortened"
-    digest = hashlib.sha256()
-    if isinstance(rows, TokenBlocks):
-        for i in range(len(rows)): digest.update(rows[i]['input_ids'].tobytes())
-    elif len(rows):
-        columns = [name for name in ('input_ids', 'labels', 'objective', 'segment') if name in rows.column_names]
-        for part in rows.select_columns(columns).with_format('arrow').iter(1000):
-            for column in part.columns: digest.update(json.dumps(column.to_pylist()).encode())
-    return digest.hexdigest()[:16]
-
-# %% ../../nbs/training/32_trainer.ipynb #7936842a
-_TRAJECTORY = ('max_steps', 'learning_rate', 'lr_scheduler_type', 'warmup_steps', 'weight_decay', 'adam_beta1',
-               'adam_beta2', 'adam_epsilon', 'max_grad_norm', 'optim', 'seed', 'data_seed', 'bf16', 'fp16',
-               'logging_steps', 'eval_strategy', 'eval_steps')
-
-
-def _adapters(model: torch.nn.Module) -> dict[str, Any]:
-    "What peft has put beside the weights of a model, in the same order in every process"
-    passing = ('base_model_name_or_path', 'inference_mode')
-    found = {name: {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items() if k not in passing}
-             for name, config in getattr(model, 'peft_config', {}).items()}
-    return {'adapters': found} if found else {}
-
 # %% ../../nbs/training/32_trainer.ipynb #32a00030
-_PASSING = ('use_cache', '_name_or_path', 'transformers_version', 'dtype')  # of a model's configuration
+_TRAJECTORY = ('max_steps', 'learning_rate', 'lr_scheduler_type', 'warmup_steps', 'weight_decay',
+               'adam_beta1', 'adam_beta2', 'adam_epsilon', 'max_grad_norm', 'optim', 'seed',
+               'data_seed', 'bf16', 'fp16', 'logging_steps', 'eval_strategy', 'eval_steps')
 
 
 def run_settings(
     trainer: StudentTrainer,  # before training
 ) -> dict[str, Any]:
     "Everything that decides what a run does, as JSON-ready values"
-    args, model, source = trainer.args, trainer.student.model, trainer.source
+    args, source = trainer.args, trainer.source
     settings = {name: getattr(args, name) for name in _TRAJECTORY}
-    settings |= {
+    parts = {'loss': trainer.loss.config(), 'source': source.config() if source else {}}
+    settings |= {f'{part}.{k}': v for part, config in parts.items() for k, v in config.items()}
+    settings |= model_settings(trainer.student.model) | {
         'rows of a step': _rows_of_a_step(args), 'objective weights': [*trainer.weights.values()],
         'bucket_batches': trainer.config.bucket_batches,
-        'training rows': _fingerprint(trainer.train_dataset), 'validation rows': _fingerprint(trainer.eval_dataset),
-        'model': {k: v for k, v in model.config.to_dict().items() if k not in _PASSING}, **_adapters(model),
-        **{f'loss.{name}': value for name, value in trainer.loss.config().items()},
-        **{f'source.{name}': value for name, value in (source.config() if source is not None else {}).items()}}
+        'training rows': fingerprint(trainer.train_dataset),
+        'validation rows': fingerprint(trainer.eval_dataset)}
     return json.loads(json.dumps(settings, default=str))
 
-# %% ../../nbs/training/32_trainer.ipynb #9d672a28
-MANIFEST = 'cotkit_run.json'
-
-
-class ManifestCallback(TrainerCallback):
-    "Makes each checkpoint a student that loads, with a manifest of its run and of its files' sizes"
-
-    def __init__(self, student: Student, settings: Mapping[str, Any]): self.student, self.settings = student, settings
-
-    def on_save(self, args, state, control, **kwargs):
-        PartialState().wait_for_everyone()
-        if not state.is_world_process_zero: return
-        folder = Path(args.output_dir)/f'checkpoint-{state.global_step}'
-        self.student.save_description(folder)
-        sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
-        text = json.dumps({'run': self.settings, 'files': sizes}, indent=1)
-        with atomic_write(folder/MANIFEST) as temporary: temporary.write_text(text, encoding='utf-8')
-
-# %% ../../nbs/training/32_trainer.ipynb #7ae1ae1d
-def last_checkpoint(
-    folder: str | Path,  # the `output_dir` of a run
-) -> Path | None:        # its newest whole checkpoint, None if there is none
-    "Where a run can go on; a `CotkitError` if `folder` is no folder"
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise CotkitError('is a file', 'Name a folder for checkpoints.', file=folder)
-    whole = {int(o.parent.name.removeprefix('checkpoint-')): o.parent for o in folder.glob(f'checkpoint-*/{MANIFEST}')
-             if o.parent.name.removeprefix('checkpoint-').isdigit()}
-    return whole[max(whole)] if whole else None
-
-# %% ../../nbs/training/32_trainer.ipynb #295e084b
-def _check_files(checkpoint: Path) -> dict[str, Any]:
-    "The settings of a checkpoint's run; a `CotkitError` if it is damaged"
-    manifest, again = checkpoint/MANIFEST, 'Delete this checkpoint to resume from the one before.'
-    try: run, files = (json.loads(manifest.read_text(encoding='utf-8'))[key] for key in ('run', 'files'))
-    except (ValueError, KeyError, TypeError): raise CotkitError('is not what cotkit wrote', again, file=manifest) from None
-    for name, size in files.items():
-        found = (checkpoint/name).stat().st_size if (checkpoint/name).is_file() else None
-        if found != size:
-            wrong = 'is missing' if found is None else f'has {found} bytes instead of {size}'
-            raise CotkitError(wrong, again, file=checkpoint/name)
-    return run
-
-
-def _check_checkpoint(checkpoint: Path, settings: Mapping[str, Any]) -> None:
-    "Raise a `CotkitError` if the checkpoint is damaged, or belongs to a run with other data or settings"
-    run = _check_files(checkpoint)
-    for name in sorted({*settings, *run}):
-        if settings.get(name) == run.get(name): continue
-        was, now = (str(o.get(name)) for o in (run, settings))
-        differs = f'was {was} and is {now} now' if len(was + now) < 80 else 'differs'
-        raise CotkitError(differs, 'Resume with the old data and settings, or start in a new folder.',
-                          file=checkpoint, field=name)
-
-# %% ../../nbs/training/32_trainer.ipynb #8a7eafd4
-def _history(state) -> list[dict[str, float]]:
-    "What was logged, one row a step; times and other things that differ from run to run are left out"
-    rows: dict[int, dict] = {}
-    for entry in state.log_history:
-        if any(k.startswith('train_') for k in entry): continue
-        rows.setdefault(entry['step'], {'step': entry['step']}).update(entry)
-    return list(rows.values())
-
-
-def read_history(
-    output_dir: str | Path,   # of a run
-) -> list[dict[str, float]]:  # a row for each logged step: step, epoch, learning rate, losses, validation
-    "The losses of a finished run"
-    return list(read_jsonl(Path(output_dir)/'history.jsonl', required=('step',)))
-
 # %% ../../nbs/training/32_trainer.ipynb #32a00031
+def _objective_counts(trainer: StudentTrainer) -> dict[str, int]:
+    "How many examples or blocks of each objective the rows hold"
+    rows = trainer.train_dataset
+    if isinstance(rows, TokenBlocks): return {TokenBlocks.objective: len(rows)}
+    counts = Counter(np.hstack(rows['objective'][:]).tolist())
+    return {name: counts[number] for number, name in enumerate(trainer.weights)}
+
+# %% ../../nbs/training/32_trainer.ipynb #32a00041
 def _summary(trainer: StudentTrainer) -> dict[str, Any]:
     "What was trained on and how, as JSON-ready values"
-    rows, state = trainer.train_dataset, trainer.state
-    if isinstance(rows, TokenBlocks): objectives = {TokenBlocks.objective: len(rows)}
-    else:
-        numbers = np.hstack(rows['objective'][:]) if 'segment' in rows.column_names else rows['objective'][:]
-        counts = Counter(map(int, numbers))
-        objectives = {name: counts[number] for number, name in enumerate(trainer.weights)}
-    settings = {'config': asdict(trainer.config), 'loss': trainer.loss.config()}
-    if trainer.source is not None: settings['source'] = trainer.source.config()
-    counts = {**trainer.examples, 'objectives': objectives, 'rows': len(rows), 'steps': state.global_step}
-    return json.loads(json.dumps({**counts, **settings}, default=str))
+    summary = {'examples': trainer.examples, 'dropped': trainer.given - trainer.examples,
+               'objectives': _objective_counts(trainer), 'rows': len(trainer.train_dataset),
+               'steps': trainer.state.global_step,
+               'config': asdict(trainer.config), 'loss': trainer.loss.config()}
+    if trainer.source: summary['source'] = trainer.source.config()
+    return json.loads(json.dumps(summary, default=str))
 
-
-def read_training(
-    output_dir: str | Path,  # of a run
-) -> dict[str, Any]:         # `examples`, `dropped`, `objectives`, `rows`, `steps`, `config`, `loss`
-    "What a finished run was trained on; examples that were too long are `dropped`, not counted"
-    file = Path(output_dir)/'training.json'
-    if not file.is_file(): raise CotkitError('no such file', 'Name the output_dir of a finished run.', file=file)
-    return json.loads(file.read_text(encoding='utf-8'))
-
-# %% ../../nbs/training/32_trainer.ipynb #1cfbad0c
-def _restore(student: Student, saved: Student) -> None:
-    "Give a student the weights that a run ended with; adapters come back merged"
-    if hasattr(student.model, 'peft_config'): student.model = saved.model.to(student.model.device)
-    else: student.model.load_state_dict(saved.model.state_dict())
-
-
+# %% ../../nbs/training/32_trainer.ipynb #1cfbad0d
 def _run(trainer: StudentTrainer, folder: Path, checkpoint: Path | None) -> Student:
     "Train, or go on training, and save; a run that has ended is not trained further"
     student, settings, history = trainer.student, run_settings(trainer), folder/'history.jsonl'
-    if checkpoint: _check_checkpoint(checkpoint, settings)
-    if checkpoint and history.is_file():
-        _restore(student, Student.load(folder/'student'))
-        return student
+    if checkpoint: check_checkpoint(checkpoint, settings)
+    if checkpoint and history.is_file(): return restore_finished(student, folder)
     history.unlink(missing_ok=True)
     trainer.add_callback(ManifestCallback(student, settings))
-    with no_load_bars(): trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    start = str(checkpoint) if checkpoint else None
+    with no_load_bars(): trainer.train(resume_from_checkpoint=start)
     student.model.eval()
     if trainer.is_world_process_zero():
         student.save(folder/'student')
-        with atomic_write(folder/'training.json') as temporary: temporary.write_text(json.dumps(_summary(trainer), indent=1))
-        write_jsonl(history, _history(trainer.state))
+        with atomic_write(folder/'training.json') as temporary:
+            temporary.write_text(json.dumps(_summary(trainer), indent=1), encoding='utf-8')
+        write_jsonl(history, logged_rows(trainer.state.log_history))
     trainer.accelerator.wait_for_everyone()
     return student
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00032
 def train(
     student: Student,                     # trained in place; its format may be None
-    data: TrainingData,                   # examples, (n, length) token ids, encoded rows, or a batch source
+    data: TrainingData,                   # examples, (n, length) token ids, or a batch source
     *,
-    output_dir: str | Path,               # a folder for checkpoints, `history.jsonl`, `training.json`, `student/`
+    output_dir: str | Path,               # a folder for checkpoints, records and `student/`
     loss: Loss = CrossEntropy(),          # what a supervised token costs
     config: TrainConfig = TrainConfig(),  # how it is trained
     monitor: Monitor = Monitor(),         # validation data, and what else is watched
 ) -> Student:                             # the same student, trained
-    "Train a student; a `CotkitError` on data that does not fit it, or on a folder that holds checkpoints already"
+    "Train a student; a `CotkitError` on data that does not fit, or on a folder with checkpoints"
     checkpoint = last_checkpoint(output_dir)
     if checkpoint and not config.resume:
-        raise CotkitError('already holds checkpoints', 'Go on with resume=True (--resume), or choose another folder.', file=output_dir)
-    trainer = StudentTrainer(student, data, output_dir=output_dir, loss=loss, config=config, monitor=monitor)
+        remedy = 'Go on with resume=True (--resume), or choose another folder.'
+        raise CotkitError('already holds checkpoints', remedy, file=output_dir)
+    settings = {'loss': loss, 'config': config, 'monitor': monitor}
+    trainer = StudentTrainer(student, data, output_dir=output_dir, **settings)
     return _run(trainer, Path(output_dir), checkpoint)
