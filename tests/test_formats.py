@@ -212,3 +212,13 @@ def test_hostile_texts_are_split_in_no_time(text):
     began = time.monotonic()
     for end in ('x The answer is 42.', 'Answer: 42'): split_reasoning(text + end)
     assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize('text, taught', [
+    ('6 * 7 = 42.\n\n\\boxed{42}', '42'), ('6 * 7 = 42, so\n$$\\boxed{42}$$', '42'), ('We get 6 * 7 = 42', '42'), ('We pay 5 * 0.5 = $2.50', '$2.50')])
+def test_an_answer_without_a_marker_is_taught_without_the_reasoning_before_it(text, taught):
+    problem = Problem('a', 'How many?', '42' if '42' in text else '2.5')
+    read = AnswerOnly().parse(text, problem)
+    rationale = Rationale('a', text, read.value, True)
+    assert StepByStep(labels='teacher').examples(problem, [rationale])[0].target == taught
+    assert ZeroShotCoT().examples(problem, [rationale])[0].target.endswith(f' The answer is {taught}.')

@@ -126,6 +126,7 @@ def _as_stated(problem: Problem, rationale: Rationale) -> str:
     if problem.kind == 'expression' and rationale.answer is None: return written
     if read.value != rationale.answer: return ''
     literal = problem.kind != 'number' or '\\' in written or to_number(written) is not None
+    literal = literal and '\n' not in written
     again = read_answer(f'The answer is {written}.', problem.kind, problem.choices)
     return written if literal and again is not None and again.value == read.value else ''
 

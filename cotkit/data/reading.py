@@ -96,6 +96,12 @@ def _several_values(sentence: str) -> bool:
     return found is not None and float(found[1]) < float(found[2])
 
 # %% ../../nbs/data/06_reading.ipynb #4f8f269b
+def _result_span(text: str, value: str) -> str:
+    "The number of this value behind the last '='; the whole text if there is none"
+    result = NUMBER_TOKEN.search(text.rpartition('=')[2])
+    return result[0] if result and normalise(result[0], 'number') == value else text
+
+
 def _stated_number(line: str, kind: str) -> tuple[str, str] | None:
     "Canonical text and span of the number or expression that a line states"
     line = even_out(line[:4*_MOST_CHARACTERS]).strip(' *_`')
@@ -104,8 +110,7 @@ def _stated_number(line: str, kind: str) -> tuple[str, str] | None:
     sentence = sentence.rstrip(' *_`')
     if kind == 'number' and _several_values(sentence): return None
     if (value := normalise(sentence, kind)) is not None:
-        result = NUMBER_TOKEN.search(sentence.rpartition('=')[2]) if kind == 'number' else None
-        return value, result[0] if result and normalise(result[0], kind) == value else sentence
+        return value, _result_span(sentence, value) if kind == 'number' else sentence
     run = _ARITHMETIC.search(sentence)
     if run is None: return None
     if kind == 'expression' and sentence[:run.start()].strip(' $:*([{'): return None
@@ -289,7 +294,8 @@ def _flexible(text: str, kind: str, choices: Sequence[str]) -> tuple[str, str] |
     "Canonical text and span of a bare answer, or of the last number, choice or line"
     if kind == 'text': text = text.rstrip().rpartition('\n')[2]
     reasoning = kind in ('number', 'expression') and text.count('=') > 1
-    if not reasoning and (value := normalise(text, kind, choices)) is not None: return value, text
+    if not reasoning and (value := normalise(text, kind, choices)) is not None:
+        return value, _result_span(even_out(text), value) if kind == 'number' else text
     if kind == 'expression' and not reasoning and not re.search('[A-Za-z]{2}', text): return None
     if kind in ('number', 'expression'): return _last_number(text)
     return _last_choice(text, choices, kind == 'label') if choices else None
