@@ -239,17 +239,19 @@ def _proxy(url: str) -> str | None:
 
 # %% ../../nbs/teachers/21_openai.ipynb #7f19d800
 def _headers(config: EndpointConfig, base_url: str) -> dict[str, str]:
-    "The headers of every request, with the key"
+    "The headers that the `openai` client sends, with the key where this server wants it"
+    import openai
     parts, key = urlsplit(base_url), _key(config.key_env) or 'none'
-    names = {'OpenAI-Organization': 'OPENAI_ORG_ID', 'OpenAI-Project': 'OPENAI_PROJECT_ID'}
-    values = {name: os.environ.get(variable, '').strip() for name, variable in names.items()}
-    headers = {name: value for name, value in values.items() if value}
+    client = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0)
+    sent = {**client.default_headers, **client.auth_headers}
+    headers = {name: value for name, value in sent.items() if isinstance(value, str)}
     if parts.username is not None:
         login = f'{unquote(parts.username)}:{unquote(parts.password or "")}'.encode()
         headers['Authorization'] = f'Basic {base64.b64encode(login).decode()}'
-    if config.key_header.lower() != 'authorization': headers[config.key_header] = key
-    elif parts.username is None: headers['Authorization'] = f'Bearer {key}'
-    return {**headers, 'Content-Type': 'application/json', 'Accept': 'application/json'}
+    if config.key_header.lower() != 'authorization':
+        if parts.username is None: headers.pop('Authorization', None)
+        headers[config.key_header] = key
+    return headers
 
 # %% ../../nbs/teachers/21_openai.ipynb #3a5f6bfe
 class _Endpoint:

@@ -36,7 +36,8 @@ def navigation(notebooks: list[Notebook]) -> Nav:
     def pages(chosen: list[Notebook]) -> Nav: return [{o.title: str(o.page)} for o in chosen]
     nav: Nav = [{'Start here': str(o.page)} for o in notebooks if str(o.path) == 'index.ipynb']
     for folder, title in FOLDERS.items():
-        if found := [o for o in notebooks if o.path.parts[0] == folder]: nav.append({title: pages(found)})
+        if found := [o for o in notebooks if o.path.parts[0] == folder]:
+            nav.append({title: pages(sorted(found, key=lambda o: o.path.name[:1].isdigit()))})  # code for several pages comes last
     wings = {title: [o for o in notebooks if o.path.parts[0] == wing] for wing, title in WINGS.items()}
     groups: Nav = [{title: pages(found)} for title, found in wings.items() if found]
     if groups: nav.append({'Reference': [{'All names': 'names.md'}, *groups]})
