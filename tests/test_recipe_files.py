@@ -205,3 +205,20 @@ def test_values_are_of_their_type_or_refused(value):
         try: read = read_value(value, kind)
         except ValueError: continue
         if kind in (int, float, str, bool): assert type(read) is kind
+
+
+def test_a_recipe_imports_a_file_of_ones_own_and_notices_when_it_changes(here, capsys):
+    "The section `import` registers a task; a change of that file makes the stages run again"
+    mine = Path('mine.py')
+    mine.write_text('from cotkit.data.core import Problem\nfrom cotkit.data.tasks import Task, register_task\n\n'
+                    '@register_task("recipe_sums")\ndef sums(seed: int = 0):\n    "Ten sums"\n'
+                    '    return Task("recipe_sums", {"train": [Problem(f"s{i}", f"{i} + 1?", str(i + 1), gold_steps=(f"{i} + 1 = {i + 1}.",)) for i in range(10)]})\n')
+    Path('own.yaml').write_text('import: [mine.py]\nfolder: own\ndata: {task: recipe_sums}\ncollect: {oracle: 1.0, progress: false}\n')
+    def skipped():
+        assert cli.main(['run', 'own.yaml', '--json']) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])['collect']['skipped']
+    assert not skipped() and skipped()
+    mine.write_text(mine.read_text() + '# changed\n')
+    assert not skipped()
+    Path('own.yaml').write_text('import: {a: b}\ncollect: {task: recipe_sums, oracle: 1.0}\n')
+    assert cli.main(['run', 'own.yaml']) == 2 and 'own.yaml:1: field "import"' in capsys.readouterr().err

@@ -301,6 +301,16 @@ class Recipe:
         "Where everything goes"
         return Path(self.content.get('folder') or Path('_runs')/self.file.stem)
 
+    @property
+    def imports(self) -> list[Path]:
+        "The Python files that register what it uses"
+        named = self.content.get('import') or ()
+        named = [named] if isinstance(named, str) else named
+        if not isinstance(named, (list, tuple)) or not all(isinstance(o, str) for o in named):
+            remedy = 'Write a list of paths.'
+            raise CotkitError('names no files', remedy, self.file, self.lines['import',], 'import')
+        return [Path(file) for file in named]
+
     def entries(self, stage: str) -> Iterator[tuple[dict[str, Any], Place]]:
         "The settings of each job of a stage, those of `data` included"
         section = self.content[stage]
