@@ -22,7 +22,7 @@ from . import demo
 from .commands import check_outputs, read_rationales, student_folder
 from .demo import DemoSettings
 from .recipes import COMMANDS, Command, close_match, command, default_of
-from .recipes import inner_dataclass, run_recipe
+from .recipes import inner_dataclass, read_recipe, run_recipe
 from .student_commands import find_record, read_evaluation
 from ..data.core import CotkitError
 from ..data.tasks import DataConfig, load_data
@@ -139,7 +139,8 @@ def run_yaml(
     config: RecipeFile,  # what to run
 ) -> dict[str, Any]:     # the summary of each job
     "Run the stages of a recipe that are not up to date"
-    return run_recipe(config.recipe)
+    for path in read_recipe(config.recipe).imports: import_file(path)
+    return run_recipe(config.recipe, [*_IMPORTED])
 
 # %% ../../nbs/app/75_cli.ipynb #4adf460c
 Files = Annotated[tuple[Path, ...], arg(name='import'), UseAppendAction]
@@ -184,6 +185,9 @@ def cotkit_error(
     return error
 
 # %% ../../nbs/app/75_cli.ipynb #6aa0b4f0
+_IMPORTED: dict[Path, None] = {}  # what this program has run, in that order
+
+
 def import_file(
     path: str | Path,  # a Python file
 ) -> None:
@@ -193,6 +197,7 @@ def import_file(
     name = f'cotkit_import_{path.stem}'
     spec = importlib.util.spec_from_file_location(name, path)
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    _IMPORTED[path] = None
     try:
         spec.loader.exec_module(module)
     except Exception as e:
@@ -279,6 +284,7 @@ def main(
 ) -> int:                               # the exit code
     "Run cotkit"
     argv = list(sys.argv[1:] if argv is None else argv)
+    _IMPORTED.clear()
     try:
         for path in split_imports(argv): import_file(path)
     except CotkitError as e:
