@@ -353,4 +353,5 @@ def options_table(
                    f'<td>{html.escape(meaning)}</td></tr>'
                    for option, default, meaning in option_rows(command))
     head = '<tr><th>option</th><th>default</th><th>meaning</th></tr>'
-    return f'<h3>cotkit {command.name}</h3><p>{command.help}.</p><table>{head}{rows}</table>'
+    title = f'<p><b>cotkit {command.name}</b>: {command.help}.</p>'
+    return f'{title}<table>{head}{rows}</table>'
