@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from house_rules import CELLS, PARAMETERS, pages, stages
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb')
                    if not any(part.startswith(('.', '_')) for part in p.relative_to(ROOT).parts))
@@ -94,15 +96,25 @@ def test_a_notebook_opens_and_closes(path):
     if path.name != 'index.ipynb': assert re.search(r'\]\([^)]*\.ipynb[^)]*\)', last), 'the last paragraph says where to go next'
 
 
-@pytest.mark.parametrize('path', STAGES, ids=name)
-def test_cells_are_small_and_explained(path):
-    lengths = [len([l for l in s.splitlines() if l.strip() and not l.startswith('#|')]) for s in exports(path)]
-    limits = [60 if re.search(r'^class \w', s, re.M) else 45 for s in exports(path)]
-    assert all(length <= limit for length, limit in zip(lengths, limits)), 'a class has 60 lines, any other cell 45'
-    assert statistics.median(lengths) <= 14
-    prose = sum(c['cell_type'] == 'markdown' for c in cells(path))
-    assert prose >= 0.6*len(lengths)
-    assert len(cells(path)) <= 90
+@pytest.mark.parametrize('page', pages(), ids=lambda page: page.name)
+def test_a_page_fits_a_screen(page):
+    "A hundred columns are what the site shows; a notebook of more than sixty cells is two modules"
+    assert not page.wide_lines
+    assert len(page.cells) <= CELLS
+
+
+@pytest.mark.parametrize('page', stages(), ids=lambda page: page.name)
+def test_cells_are_small_and_explained(page):
+    assert page.median_export <= 12
+    assert page.longest_function_cell <= 45 and max(page.export_lengths) <= 60
+    prose = sum(kind == 'markdown' for kind, _ in page.cells)
+    assert prose >= 0.6*len(page.exports)
+
+
+@pytest.mark.parametrize('page', stages(), ids=lambda page: page.name)
+def test_signatures_are_short(page):
+    "What belongs together is one object"
+    assert {name: n for name, n in page.signatures.items() if n > PARAMETERS} == {}
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
