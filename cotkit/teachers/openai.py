@@ -243,15 +243,12 @@ def _headers(config: EndpointConfig, base_url: str) -> dict[str, str]:
     import openai
     parts, key = urlsplit(base_url), _key(config.key_env) or 'none'
     client = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0)
-    sent = {**client.default_headers, **client.auth_headers}
-    headers = {name: value for name, value in sent.items() if isinstance(value, str)}
-    if parts.username is not None:
-        login = f'{unquote(parts.username)}:{unquote(parts.password or "")}'.encode()
-        headers['Authorization'] = f'Basic {base64.b64encode(login).decode()}'
-    if config.key_header.lower() != 'authorization':
-        if parts.username is None: headers.pop('Authorization', None)
-        headers[config.key_header] = key
-    return headers
+    headers = {k: v for k, v in client.default_headers.items() if isinstance(v, str)}
+    if config.key_header.lower() != 'authorization': headers[config.key_header] = key
+    elif parts.username is None: headers['Authorization'] = f'Bearer {key}'
+    if parts.username is None: return headers
+    login = f'{unquote(parts.username)}:{unquote(parts.password or "")}'.encode()
+    return {**headers, 'Authorization': f'Basic {base64.b64encode(login).decode()}'}
 
 # %% ../../nbs/teachers/21_openai.ipynb #3a5f6bfe
 class _Endpoint:
