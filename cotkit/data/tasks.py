@@ -202,7 +202,7 @@ def _numbered(problem: Problem, seen: _Seen) -> Problem:
     while problem.id in seen: problem = replace(problem, id=f'{id}-{(number := number + 1)}')
     return problem
 
-
+# %% ../../nbs/data/02_tasks.ipynb #0e280e92
 def _is_repeated(row: SourceRow, problem: Problem, seen: _Seen) -> bool:
     "Whether an id was seen with the same row; CotkitError if it was with another"
     earlier, other = seen.setdefault(problem.id, (row, problem))
