@@ -39,7 +39,7 @@ class Splitting:
     test_size: float = 0.0           # the share of train that becomes test
     data_seed: int = 0               # decides which problems these are
     validation_as_test: bool = False # whether validation is the test split if that has no answers
-    by_number: bool = False          # rows without ids are drawn by number: published files are fixed
+    by_number: bool = False          # whether rows without ids are drawn by their numbers
 
     def __post_init__(self):
         for name in ('validation_size', 'test_size'):
@@ -202,7 +202,7 @@ def _numbered(problem: Problem, seen: _Seen) -> Problem:
     while problem.id in seen: problem = replace(problem, id=f'{id}-{(number := number + 1)}')
     return problem
 
-
+# %% ../../nbs/data/02_tasks.ipynb #0e280e92
 def _is_repeated(row: SourceRow, problem: Problem, seen: _Seen) -> bool:
     "Whether an id was seen with the same row; CotkitError if it was with another"
     earlier, other = seen.setdefault(problem.id, (row, problem))
@@ -235,7 +235,7 @@ def _hash_place(text: str) -> float:
     "A number from 0 to 1 that follows from a text"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], 'big') / 2 ** 64
 
-
+# %% ../../nbs/data/02_tasks.ipynb #392a8b37
 def _hash_places(
     problems: Sequence[Problem], seed: int, names: Mapping[str, str]
 ) -> list[float]:
