@@ -31,7 +31,7 @@ def inner_dataclass(
     kind = hints[f.name]
     return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
 
-# %% ../../nbs/app/72_recipes.ipynb #5c2f9bda
+
 def leaf_fields(
     kind: type,                       # a dataclass
 ) -> Iterator[dataclasses.Field]:     # those of dataclasses inside it in their place
@@ -79,7 +79,7 @@ class Command:
         "The names of all settings, in the order of the help"
         return tuple(f.name for kind, _ in self.groups.values() for f in leaf_fields(kind))
 
-# %% ../../nbs/app/72_recipes.ipynb #0b08caa9
+
 COMMANDS: dict[str, Command] = {}
 
 # %% ../../nbs/app/72_recipes.ipynb #8f159edd
@@ -148,7 +148,7 @@ def _read_union(value: Any, kinds: Sequence[Any]) -> Any:
             wanted.append(str(e))
     raise ValueError(' or '.join(w for w in wanted if w != 'nothing'))
 
-# %% ../../nbs/app/72_recipes.ipynb #86626447
+
 def _read_many(value: Any, kinds: Sequence[Any], into: type) -> tuple | list:
     "A list; one value alone is a list of one"
     values = value if isinstance(value, list) else [value]
@@ -271,6 +271,9 @@ def read_yaml(
 # %% ../../nbs/app/72_recipes.ipynb #31efd0ad
 STAGES: tuple[str, ...] = ('collect', 'curate', 'distill', 'specialize', 'evaluate', 'report')
 
+
+_LISTS = ('distill', 'specialize', 'evaluate')
+
 # %% ../../nbs/app/72_recipes.ipynb #9e3abea1
 @dataclass(frozen=True)
 class Job:
@@ -284,9 +287,6 @@ class Job:
     def label(self) -> str:
         "How it is called"
         return f'{self.stage} {self.out.stem}' if self.stage in _LISTS else self.stage
-
-# %% ../../nbs/app/72_recipes.ipynb #e927a660
-_LISTS = ('distill', 'specialize', 'evaluate')
 
 # %% ../../nbs/app/72_recipes.ipynb #50d9aa35
 @dataclass(frozen=True)
@@ -406,7 +406,7 @@ def _jobs(stage: str, given: dict[str, Any], place: Place, folder: Path, before:
 # %% ../../nbs/app/72_recipes.ipynb #e8b1856a
 _WHERE = ('out', 'store', 'resume')  # settings on which no result depends
 
-# %% ../../nbs/app/72_recipes.ipynb #df4376bb
+
 def content_hash(
     path: str | Path,  # a file or folder; of a training run the student counts, not its card
 ) -> str:              # 16 hexadecimal digits
@@ -456,7 +456,7 @@ def _read_stamp(job: Job) -> dict[str, Any]:
         return {}
     return stamp if isinstance(stamp, dict) and job.out.exists() else {}
 
-# %% ../../nbs/app/72_recipes.ipynb #b7410d48
+
 def _write_stamp(job: Job, **stamp: Any) -> None:
     with atomic_write(_stamp_file(job)) as temporary:
         temporary.write_text(json.dumps(stamp, ensure_ascii=False) + '\n', encoding='utf-8')
