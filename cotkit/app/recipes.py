@@ -148,7 +148,7 @@ def _read_union(value: Any, kinds: Sequence[Any]) -> Any:
             wanted.append(str(e))
     raise ValueError(' or '.join(w for w in wanted if w != 'nothing'))
 
-
+# %% ../../nbs/app/72_recipes.ipynb #86626447
 def _read_many(value: Any, kinds: Sequence[Any], into: type) -> tuple | list:
     "A list; one value alone is a list of one"
     values = value if isinstance(value, list) else [value]
