@@ -93,7 +93,10 @@ def command(
         twice = [field for field, times in Counter(made.settings).items() if times > 1]
         if twice:
             raise CotkitError(f'command {name} has two settings of one name', '', field=twice[0])
-        COMMANDS[name] = made
+        known = COMMANDS.get(name, made).run
+        again = run.__module__ == '__main__' and run.__qualname__ == known.__qualname__
+        if known.__module__ == run.__module__ or not again:  # else its own cell, in a notebook
+            COMMANDS[name] = made
         return run
     return register
 
