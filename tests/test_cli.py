@@ -453,13 +453,12 @@ def test_curate_keeps_test_questions_out_of_one_file(cotkit):
     write_jsonl('mine.jsonl', [*RAW, *({**row, 'id': f"{row['id']}-again"} for row in RAW if row['id'] in tested)])
     assert cotkit(f'collect {task} --oracle 1.0')[0] == 0
     code, out, _ = cotkit(f'curate {task} --rationales rationales.jsonl --out kept.jsonl --json')
-    dropped = last(out)['dropped']['contaminated']
-    assert code == 0 and dropped > 5
+    assert code == 0 and 'contaminated' not in last(out)['dropped'], 'a question and its copy are in the same split'
     cotkit(f'collect {task} --split test --oracle 1.0 --out test.jsonl')
     texts = [{' '.join(r['text'].split()) for r in read_jsonl(name)} for name in ('kept.jsonl', 'test.jsonl')]
     assert texts[0] and not texts[0] & texts[1]
     code, out, _ = cotkit(f'distill {task} --rationales kept.jsonl --student nano --max-steps 1 --out run --json')
-    assert code == 0 and last(out)['in_test_split'] == dropped
+    assert code == 0 and 'in_test_split' not in last(out)
 
 
 def test_a_person_reads_accuracies_with_their_intervals(cotkit):

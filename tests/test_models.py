@@ -131,7 +131,7 @@ def test_unknown_size_suggests_close_ones():
 
 def test_settings_go_to_the_config():
     model = build_model('nano', TOKENIZERS['causal'], tie_word_embeddings=False, max_position_embeddings=512)
-    assert model.config.max_position_embeddings == 128 and parameter_count(model) == 53_536 + 2 * 32 * len(TOKENIZERS['causal'])
+    assert model.config.max_position_embeddings == 512 and parameter_count(model) == 53_536 + 2 * 32 * len(TOKENIZERS['causal'])
 
 
 def test_own_size():

@@ -5,6 +5,7 @@
 # %% ../../nbs/training/29_config.ipynb #29a00004
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, Mapping
 
@@ -18,7 +19,7 @@ def _check_least(config: Any, least: Mapping[str, float]) -> None:
     "Raise a `CotkitError` on a number below its least value; None is no number"
     for name, limit in least.items():
         value = getattr(config, name)
-        if value is not None and not value >= limit:
+        if value is not None and not limit <= value < math.inf:
             raise CotkitError(f'is {value}', f'At least {limit}.', field=name)
 
 

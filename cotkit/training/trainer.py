@@ -5,7 +5,7 @@
 # %% ../../nbs/training/32_trainer.ipynb #32a00004
 from __future__ import annotations
 
-import inspect, json, time
+import atexit, inspect, json, time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -454,8 +454,15 @@ def _summary(trainer: StudentTrainer) -> dict[str, Any]:
     return json.loads(json.dumps(summary, default=str))
 
 # %% ../../nbs/training/32_trainer.ipynb #1cfbad0d
+def _leave_process_group() -> None:
+    "Close what `accelerate launch` opened: a process that ends with it open may abort"
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def _run(trainer: StudentTrainer, folder: Path, checkpoint: Path | None) -> Student:
     "Train, or go on training, and save; a run that has ended is not trained further"
+    atexit.register(_leave_process_group)
     student, settings, history = trainer.student, run_settings(trainer), folder/'history.jsonl'
     if checkpoint: check_checkpoint(checkpoint, settings)
     if checkpoint and history.is_file(): return restore_finished(student, folder)
