@@ -9,6 +9,7 @@ from typing import Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS, CELLS, PARAMETERS = 100, 60, 6
+FENCED = re.compile(r'^```.*?^```', re.M | re.S)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -44,8 +45,10 @@ class Page:
 
     @property
     def wide_lines(self) -> list[str]:
-        "Lines of code that a page cannot show at 1280 pixels"
-        return [line for source in self.code for line in source.splitlines() if len(line) > COLUMNS]
+        "Lines of code, also in prose, that a page cannot show at 1280 pixels"
+        prose = (source for kind, source in self.cells if kind == 'markdown')
+        fenced = [block for source in prose for block in FENCED.findall(source)]
+        return [o for source in (*self.code, *fenced) for o in source.splitlines() if len(o) > COLUMNS]
 
     @property
     def export_lengths(self) -> list[int]:
