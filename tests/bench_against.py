@@ -41,8 +41,8 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--out', type=Path, help='a JSON lines file for the rows')
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        there = Path(folder)/'there'
+    with tempfile.TemporaryDirectory(dir=ROOT.parent) as folder:  # beside this one: both see the same data
+        there = Path(folder)
         subprocess.run(['git', 'worktree', 'add', '--detach', there, args.revision], cwd=ROOT, check=True, capture_output=True)
         try:
             names = args.benches or sorted(p.name for p in (ROOT/'tests').glob('bench_*.py') if p.name != Path(__file__).name)
