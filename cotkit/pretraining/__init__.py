@@ -1,0 +1,1 @@
+"Simple language, corpora, the ladder of models and the laws of their losses"
