@@ -15,14 +15,15 @@ from ..data.answers import Accuracy, Answer, is_correct, same_answer
 from ..data.reading import cut_run_on, last_marker
 from ..data.core import (
     CotkitError, Problem, Rationale, Registry, Row, TokenLogprob, html_table, question_key)
+from ..data.decomposition import check_steps
 from ..data.formats import Format, split_reasoning
 from .protocol import split_thinking
 
 # %% auto #0
 __all__ = ['Filter', 'FILTERS', 'register_filter', 'Keep', 'PRESETS', 'REASONS', 'training_span', 'read_rationale', 'Reading',
-           'empty', 'truncated', 'unparsed', 'unstated', 'wrong', 'no_gold_answer', 'NoReasoning', 'duplicate',
-           'OverQuota', 'Contaminated', 'filter_to_dict', 'get_filter', 'Dropped', 'Curated', 'curate', 'Vote',
-           'most_votes', 'majority_vote']
+           'empty', 'truncated', 'unparsed', 'unstated', 'wrong', 'no_gold_answer', 'undecomposed', 'NoReasoning',
+           'duplicate', 'OverQuota', 'Contaminated', 'filter_to_dict', 'get_filter', 'Dropped', 'Curated', 'curate',
+           'Vote', 'most_votes', 'majority_vote']
 
 # %% ../../nbs/teachers/26_curate.ipynb #2f6d4fe8
 _SENTENCE_END = re.compile(r'[.!?](?=\s|$)|(?=\n)|$')
@@ -84,6 +85,7 @@ def _read(
         rationale, text=rationale.text[start:end], correct=correct,
         answer=None if answer is None else answer.value,
         thinking=rationale.thinking or split_thinking(rationale.text)[0],
+        steps=format.steps(rationale.text[start:end], problem) or rationale.steps,
         logprobs=_logprobs_within(rationale.logprobs, rationale.text, start, end))
     return read, answer
 
@@ -159,6 +161,15 @@ def no_gold_answer(
 ) -> str | None:       # the reason, or None
     "Nobody knows whether it is right"
     return 'no gold answer' if reading.rationale.correct is None else None
+
+
+@register_filter
+def undecomposed(
+    reading: Reading,  # what was read
+) -> str | None:       # the reason, or None
+    "It has no sub-questions with solutions, or their arithmetic is wrong"
+    if not reading.rationale.steps: return 'undecomposed'
+    return 'wrong step' if check_steps(reading.problem, reading.rationale.steps) else None
 
 # %% ../../nbs/teachers/26_curate.ipynb #d91094a9
 @register_filter('no_reasoning')
