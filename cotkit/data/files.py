@@ -27,7 +27,8 @@ class SourceRow:
 
 
 Sources = Mapping[str, Iterable[SourceRow]]
-DATA_ENDINGS = ('.jsonl.gz', '.json.gz', '.jsonl', '.ndjson', '.json', '.csv', '.tsv', '.parquet')
+DATA_ENDINGS = ('.jsonl.gz', '.json.gz', '.jsonl', '.ndjson', '.json', '.csv.gz', '.tsv.gz', '.csv',
+                '.tsv', '.parquet')
 
 
 def _ending(path: Path) -> str | None:
@@ -43,7 +44,7 @@ def _file_rows(path: Path) -> Iterator[SourceRow]:
     if not path.is_file(): raise CotkitError('no such file', 'Check the path.', path)
     if ending == '.parquet': return _parquet_rows(path)
     if ending in ('.jsonl', '.ndjson'): return _json_lines(path)
-    if ending in ('.csv', '.tsv'): return _csv_rows(path, ',' if ending == '.csv' else '\t')
+    if ending[:4] in ('.csv', '.tsv'): return _csv_rows(path, ',' if ending[1] == 'c' else '\t')
     return _json_rows(path)
 
 # %% ../../nbs/data/01_files.ipynb #66a0b9cb
@@ -56,9 +57,9 @@ def _json_lines(path: Path) -> Iterator[SourceRow]:
 # %% ../../nbs/data/01_files.ipynb #f4000002
 def _csv_rows(path: Path, delimiter: str) -> Iterator[SourceRow]:
     "Rows of a CSV file with a line of column names"
-    line = 1
+    line, opened = 1, gzip.open if path.name.lower().endswith('.gz') else open
     try:
-        with path.open(encoding='utf-8-sig', newline='') as f:
+        with opened(path, 'rt', encoding='utf-8-sig', newline='') as f:
             reader = csv.reader(f, delimiter=delimiter, strict=True)
             columns = next(reader, [])
             for cells in reader:
@@ -71,6 +72,8 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[SourceRow]:
                 yield SourceRow(values, str(path), start)
     except (csv.Error, UnicodeDecodeError) as e:
         raise CotkitError(f'is no CSV in UTF-8 ({e})', 'Save it again.', path, line + 1) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise CotkitError('is no whole gzip file', 'Fetch it again.', path) from None
 
 # %% ../../nbs/data/01_files.ipynb #7ae97996
 def _json_rows(path: Path) -> Iterator[SourceRow]:
