@@ -82,6 +82,24 @@ def test_processes_share_one_file(tmp_path):
     with Store(tmp_path/'a.db') as store: assert len(store) == 250
 
 
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_all_who_create_a_store_at_once_can_use_it(tmp_path):
+    "None takes the half-made file of another for a database of some other program, none finds it locked"
+    def child(path: Path, start: float) -> int:
+        if pid := os.fork(): return pid
+        while time.time() < start: pass
+        try: Store(path).close()
+        except BaseException: os._exit(1)
+        os._exit(0)
+
+    ends = []
+    for round in range(60):
+        start = time.time() + 0.02
+        children = [child(tmp_path/f'{round}.db', start) for _ in range(6)]
+        ends += [os.waitpid(pid, 0)[1] for pid in children]
+    assert ends == [0] * 360
+
+
 @pytest.mark.parametrize('seed', range(3))
 def test_nothing_acknowledged_is_lost_by_a_kill(tmp_path, seed):
     process = writer(tmp_path/'a.db', 0, 10 ** 9)

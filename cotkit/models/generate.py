@@ -24,9 +24,10 @@ from cotkit.models.tokenizers import (
 if TYPE_CHECKING: from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 # %% auto #0
-__all__ = ['PREFILL_TOKENS', 'Generation', 'DecodeRequest', 'BatchState', 'has_cache', 'prefill_causal', 'prefill_seq2seq',
-           'decode_step', 'evict', 'admit', 'can_refill', 'uniform_numbers', 'choose_tokens', 'Decoder', 'decode_text',
-           'decode', 'generations', 'generate']
+__all__ = ['PREFILL_TOKENS', 'Generation', 'DecodeRequest', 'BatchState', 'has_cache', 'causal_logits', 'prefill_causal',
+           'prefill_seq2seq', 'decode_step', 'cache_layers', 'evict', 'stack_rows', 'admit', 'can_refill',
+           'uniform_numbers', 'choose_tokens', 'Decoder', 'decode_text', 'run_decoder', 'decode', 'checked_prompts',
+           'generations', 'generate']
 
 # %% ../../nbs/models/13_generate.ipynb #8bfac543
 @dataclass(frozen=True)
@@ -93,8 +94,13 @@ def has_cache(
     return bool(_accepted(model, past_key_values=None))
 
 # %% ../../nbs/models/13_generate.ipynb #aec0ae67
-def _causal_logits(model, ids: torch.Tensor, mask: torch.Tensor, **cached):
-    "The model's output for tokens at the right end of `mask`; logits of the last one are enough"
+def causal_logits(
+    model: 'PreTrainedModel',  # a causal model
+    ids: torch.Tensor,         # (rows, new) tokens
+    mask: torch.Tensor,        # (rows, seen) 1 where there is a token; the new ones at the right
+    **cached: Any,             # the cache, if there is one
+) -> Any:                      # logits of the last token are enough
+    "The output of a model for tokens that come after those in its cache"
     if ids.shape[1] == 1: positions = mask.sum(1, keepdim=True) - 1
     else: positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1]:]
     return model(input_ids=ids, attention_mask=mask, **cached,
@@ -108,7 +114,7 @@ def prefill_causal(
 ) -> dict[str, Any]:                     # fields of a `BatchState`
     "What reading prompts gives: cache, mask and the logits of the first token"
     ids, mask = (o.to(model.device) for o in pad_rows(prompts, pad_id, left=True))
-    out = _causal_logits(model, ids, mask, use_cache=has_cache(model))
+    out = causal_logits(model, ids, mask, use_cache=has_cache(model))
     cache = getattr(out, 'past_key_values', None)
     return dict(mask=mask, cache=cache, logits=out.logits[:, -1],
                 ids=ids if cache is None else None)
@@ -144,9 +150,9 @@ def decode_step(
                     use_cache=True)
     elif state.ids is not None:
         state.ids = torch.cat([state.ids, tokens], 1)
-        out = _causal_logits(model, state.ids, state.mask, use_cache=False)
+        out = causal_logits(model, state.ids, state.mask, use_cache=False)
     else:
-        out = _causal_logits(model, tokens, state.mask, past_key_values=state.cache,
+        out = causal_logits(model, tokens, state.mask, past_key_values=state.cache,
                              use_cache=True)
     state.logits = out.logits[:, -1]
     if state.ids is None: state.cache = out.past_key_values
@@ -156,8 +162,10 @@ _PER_ROW = ('request', 'tokens', 'count', 'limit', 'temperature', 'uniform', 'lo
             'top_ids', 'done', 'logits')
 
 # %% ../../nbs/models/13_generate.ipynb #07741f1a
-def _cache_layers(cache) -> tuple[list, list]:
-    "The layers that hold the output, and those that hold the encoder's input"
+def cache_layers(
+    cache: Any,             # of a model of the `transformers` library
+) -> tuple[list, list]:     # of a causal model, and of the decoder; from decoder to encoder
+    "The layers of a KV cache"
     if not hasattr(cache, 'cross_attention_cache'): return cache.layers, []
     return cache.self_attention_cache.layers, cache.cross_attention_cache.layers
 
@@ -169,7 +177,7 @@ def evict(
     "Take finished rows out of the batch"
     for name in (*_PER_ROW, 'mask', 'encoded', 'encoded_mask'):
         if (value := getattr(state, name)) is not None: setattr(state, name, value[kept])
-    own, cross = _cache_layers(state.cache)
+    own, cross = cache_layers(state.cache)
     empty = int(state.mask.any(0).int().argmax())
     state.mask = state.mask[:, empty:]
     for layer in own:
@@ -177,14 +185,18 @@ def evict(
     for layer in cross: layer.keys, layer.values = layer.keys[kept], layer.values[kept]
 
 # %% ../../nbs/models/13_generate.ipynb #a39f3452
-def _stack(a: torch.Tensor, b: torch.Tensor, dim: int = 1, left: bool = True) -> torch.Tensor:
-    "Rows of `a` over rows of `b`, the narrower one padded with zeros in dimension `dim`"
-    width = max(a.shape[dim], b.shape[dim])
+def stack_rows(
+    parts: Sequence[torch.Tensor],  # the rows of each, (rows, …), equal but for dimension `dim`
+    dim: int = 1,                   # the narrower ones are padded with zeros in it
+    left: bool = True,              # at the left
+) -> torch.Tensor:                  # (all rows, …)
+    "Rows over rows"
+    width = max(part.shape[dim] for part in parts)
     def widened(x):
         missing = width - x.shape[dim]
         if not missing: return x
         return pad(x, (0, 0) * (x.ndim - 1 - dim) + ((missing, 0) if left else (0, missing)))
-    return torch.cat([widened(a), widened(b)])
+    return torch.cat([widened(part) for part in parts])
 
 # %% ../../nbs/models/13_generate.ipynb #b56c5c67
 def admit(
@@ -194,14 +206,16 @@ def admit(
     "Add rows to the batch"
     for name in _PER_ROW:
         setattr(state, name, torch.cat([getattr(state, name), getattr(new, name)]))
-    state.mask = _stack(state.mask, new.mask)
+    state.mask = stack_rows([state.mask, new.mask])
     if state.encoded is not None:
-        state.encoded = _stack(state.encoded, new.encoded, left=False)
-        state.encoded_mask = _stack(state.encoded_mask, new.encoded_mask, left=False)
-    layers = zip(_cache_layers(state.cache), _cache_layers(new.cache), (True, False))
+        state.encoded = stack_rows([state.encoded, new.encoded], left=False)
+        masks = [state.encoded_mask, new.encoded_mask]
+        state.encoded_mask = stack_rows(masks, left=False)
+    layers = zip(cache_layers(state.cache), cache_layers(new.cache), (True, False))
     for ours, theirs, left in layers:
         for a, b in zip(ours, theirs):
-            a.keys, a.values = _stack(a.keys, b.keys, 2, left), _stack(a.values, b.values, 2, left)
+            a.keys = stack_rows([a.keys, b.keys], 2, left)
+            a.values = stack_rows([a.values, b.values], 2, left)
 
 # %% ../../nbs/models/13_generate.ipynb #c08daf92
 _DISTANCE_ONLY = ('t5', 'mt5', 'umt5')
@@ -215,7 +229,7 @@ def can_refill(
     from transformers.cache_utils import DynamicLayer
     if not hasattr(state.cache, 'layers') and not hasattr(state.cache, 'cross_attention_cache'):
         return False
-    own, cross = _cache_layers(state.cache)
+    own, cross = cache_layers(state.cache)
     if any(type(layer) is not DynamicLayer for layer in (*own, *cross)): return False
     if model.config.is_encoder_decoder: return model.config.model_type in _DISTANCE_ONLY
     return bool(_accepted(model, position_ids=None))
@@ -261,8 +275,8 @@ class Decoder:
         if (kind := self.model.config.model_type) in _UNUSUAL:
             raise CotkitError(f'a {kind} cannot be decoded here: it is no plain decoder',
                               'Choose a model of another family.', field='model')
-        requests, lengths = self.requests, [len(r.ids) for r in self.requests]
-        self.waiting = sorted(range(len(requests)), key=lambda i: (lengths[i], -i))
+        requests, unread = self.requests, self.unread
+        self.waiting = sorted(range(len(requests)), key=lambda i: (unread(i), -i))
         self.ends = end_token_ids(self.model, self.tokenizer)
         self.end_tensor = torch.tensor(self.ends, dtype=torch.long, device=self.model.device)
         self.pad_id = pad_token_id(self.tokenizer)
@@ -274,19 +288,32 @@ class Decoder:
         self.stops = any(r.stop for r in requests)
         self.width = self.longest if self.top_k else 0
 
+    def unread(self, number: int) -> int:
+        "How many tokens of a prompt are still to be read"
+        return len(self.requests[number].ids)
+
+    def next_group(self, count: int) -> list[int]:
+        "Up to `count` waiting requests that are read in one pass"
+        longest = max(1, self.unread(self.waiting[-1]))
+        count = max(1, min(count, len(self.waiting), PREFILL_TOKENS // longest))
+        if not self.pads: count = sum(self.unread(i) == longest for i in self.waiting[-count:])
+        return [self.waiting.pop() for _ in range(count)]
+
     def prefill(self, count: int) -> BatchState:
         "Up to `count` waiting requests as new rows"
-        longest = max(1, len(self.requests[self.waiting[-1]].ids))
-        count = max(1, min(count, len(self.waiting), PREFILL_TOKENS // longest))
-        if not self.pads:
-            count = sum(len(self.requests[i].ids) == longest for i in self.waiting[-count:])
-        numbers = [self.waiting.pop() for _ in range(count)]
-        requests = [self.requests[i] for i in numbers]
-        read = prefill_seq2seq if self.model.config.is_encoder_decoder else prefill_causal
-        state = read(self.model, [r.ids for r in requests], self.pad_id)
+        numbers = self.next_group(count)
+        state, requests = self.read(numbers), [self.requests[i] for i in numbers]
         rows = {name: o.to(self.model.device) for name, o in _empty_outputs(self, requests).items()}
         number = torch.tensor(numbers, device=self.model.device)
         return BatchState(request=number, **rows, **state)
+
+    def read(self, numbers: Sequence[int]) -> dict[str, Any]:
+        "What reading these prompts gives: fields of a `BatchState`"
+        read = prefill_seq2seq if self.model.config.is_encoder_decoder else prefill_causal
+        return read(self.model, [self.requests[i].ids for i in numbers], self.pad_id)
+
+    def leave(self, state: BatchState, rows: torch.Tensor) -> None:
+        "Told of (rows,) finished rows, before they leave a batch that is refilled"
 
 # %% ../../nbs/models/13_generate.ipynb #a9623483
 def _empty_outputs(decoder: Decoder, requests: Sequence[DecodeRequest]) -> dict[str, Any]:
@@ -378,12 +405,34 @@ def _continuous_batching(decoder: Decoder, places: int):
         while refills and decoder.waiting and places - len(state) >= spare:
             admit(state, decoder.prefill(places - len(state)))
         yield _extend(decoder, state)
+        if refills and (state.done.all() or int(state.done.sum()) >= spare):
+            decoder.leave(state, state.done)
+            if not state.done.all(): evict(state, ~state.done)
         if state.done.all(): state = None
         else:
-            if refills and int(state.done.sum()) >= spare: evict(state, ~state.done)
             decode_step(decoder.model, state)
 
 # %% ../../nbs/models/13_generate.ipynb #45d8c8c4
+def run_decoder(
+    decoder: Decoder,                                  # with its requests
+    batch_size: int = 128,                             # outputs that are written at once
+    progress: Callable[[int], Any] | None = None,      # told after each step how many it finished
+    cancelled: Callable[[], bool] = lambda: False,     # asked after each step
+) -> list[Generation | None]:                          # in order; None where it was cancelled before
+    "What is written for each request of a decoder, by continuous batching"
+    results: list[Generation | None] = [None] * len(decoder.requests)
+    training = decoder.model.training
+    decoder.model.eval()
+    try:
+        with torch.inference_mode():
+            for finished in _continuous_batching(decoder, batch_size):
+                for number, generation in finished: results[number] = generation
+                if progress and finished: progress(len(finished))
+                if cancelled(): break
+    finally: decoder.model.train(training)
+    return results
+
+
 def decode(
     model: 'PreTrainedModel',                    # causal or encoder-decoder
     tokenizer: 'PreTrainedTokenizerFast',        # its tokenizer
@@ -393,22 +442,14 @@ def decode(
     cancelled: Callable[[], bool] = lambda: False,     # asked after each step
 ) -> list[Generation | None]:                    # in order; None where it was cancelled before
     "What a model writes for each request, by continuous batching"
-    results: list[Generation | None] = [None] * len(requests)
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            decoder = Decoder(model, tokenizer, requests)
-            for finished in _continuous_batching(decoder, batch_size):
-                for number, generation in finished: results[number] = generation
-                if progress and finished: progress(len(finished))
-                if cancelled(): break
-    finally: model.train(training)
-    return results
+    return run_decoder(Decoder(model, tokenizer, requests), batch_size, progress, cancelled)
 
 # %% ../../nbs/models/13_generate.ipynb #9ab18254
-def _checked_prompts(student: Student, prompts: Sequence[str]) -> list[list[int]]:
-    "Token ids of the prompts; a `CotkitError` on one that the model cannot read"
+def checked_prompts(
+    student: Student,         # who reads them
+    prompts: Sequence[str],   # a list
+) -> list[list[int]]:         # token ids of each
+    "Prompts as a student reads them; a `CotkitError` on one that it cannot read"
     if isinstance(prompts, str):
         raise CotkitError('is one text', 'Pass a list: generate(student, [prompt]).',
                           field='prompts')
@@ -429,7 +470,7 @@ def generations(
     progress: bool = False,                        # show a bar over the prompts
 ) -> list[Generation]:                             # one per prompt, in their order
     "What a student writes, with token counts and how each output ended"
-    rows = _checked_prompts(student, prompts)
+    rows = checked_prompts(student, prompts)
     seed = decoding.sampling_seed * 1_000_003
     requests = [DecodeRequest(row, decoding.max_new_tokens, decoding.temperature, seed + i)
                 for i, row in enumerate(rows)]

@@ -19,6 +19,7 @@ __all__ = ['SCHEMA_VERSION', 'Store', 'as_store', 'Usage']
 # %% ../../nbs/teachers/23_store.ipynb #437f62ed
 SCHEMA_VERSION = 1
 _APPLICATION_ID = 0x636F746B # 'cotk'
+_BUSY_SECONDS = 60.0         # how long one process waits for another
 
 _SCHEMA = f'''
 CREATE TABLE completions (
@@ -42,10 +43,13 @@ def _not_a_store(path: Path) -> CotkitError:
 # %% ../../nbs/teachers/23_store.ipynb #f9b9b165
 def _check_header(connection: sqlite3.Connection, path: Path) -> bool:
     "Whether the file is a store already, or empty; a `CotkitError` if it is anything else"
+    outer = connection.in_transaction
     try:
+        if not outer: connection.execute('BEGIN')  # one moment for three values: others write too
+        tables = connection.execute('SELECT count(*) FROM sqlite_master').fetchone()[0]
         version = connection.execute('PRAGMA user_version').fetchone()[0]
         application = connection.execute('PRAGMA application_id').fetchone()[0]
-        tables = connection.execute('SELECT count(*) FROM sqlite_master').fetchone()[0]
+        if not outer: connection.execute('COMMIT')
     except sqlite3.DatabaseError as e:
         if isinstance(e, sqlite3.OperationalError): raise
         raise _not_a_store(path) from None
@@ -73,7 +77,7 @@ def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
     connection = None
     try:
         uri = f'{path.absolute().as_uri()}?mode={_mode(path, read_only)}'
-        connection = sqlite3.connect(uri, uri=True, timeout=60.0, isolation_level=None,
+        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None,
                                      check_same_thread=False)
         _prepare(connection, path, read_only)
         return connection
@@ -95,9 +99,21 @@ def _prepare(connection: sqlite3.Connection, path: Path, read_only: bool) -> Non
     connection.execute('COMMIT')
 
 # %% ../../nbs/teachers/23_store.ipynb #a5d0df65
+def _use_wal(connection: sqlite3.Connection) -> None:
+    "Switch to a write-ahead log; SQLite itself does not wait for others that switch as well"
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute('PRAGMA journal_mode = WAL')
+            return
+        except sqlite3.OperationalError as e:
+            if 'locked' not in str(e) or time.monotonic() > deadline: raise
+            time.sleep(0.01)
+
+
 def _tune(connection: sqlite3.Connection, read_only: bool) -> None:
     if read_only: connection.execute('PRAGMA query_only = 1')
-    else: connection.execute('PRAGMA journal_mode = WAL')
+    else: _use_wal(connection)
     connection.execute('PRAGMA synchronous = NORMAL')
 
 # %% ../../nbs/teachers/23_store.ipynb #19325910
