@@ -27,7 +27,7 @@ class SourceRow:
 
 
 Sources = Mapping[str, Iterable[SourceRow]]
-DATA_ENDINGS = ('.jsonl.gz', '.json.gz', '.jsonl', '.ndjson', '.json', '.csv.gz', '.tsv.gz', '.csv',
+DATA_ENDINGS = ('.jsonl.gz', '.json.gz', '.csv.gz', '.tsv.gz', '.jsonl', '.ndjson', '.json', '.csv',
                 '.tsv', '.parquet')
 
 
@@ -57,9 +57,10 @@ def _json_lines(path: Path) -> Iterator[SourceRow]:
 # %% ../../nbs/data/01_files.ipynb #f4000002
 def _csv_rows(path: Path, delimiter: str) -> Iterator[SourceRow]:
     "Rows of a CSV file with a line of column names"
-    line, opened = 1, gzip.open if path.name.lower().endswith('.gz') else open
+    line = 1
     try:
-        with opened(path, 'rt', encoding='utf-8-sig', newline='') as f:
+        read = gzip.open if path.name.lower().endswith('.gz') else open
+        with read(path, 'rt', encoding='utf-8-sig', newline='') as f:
             reader = csv.reader(f, delimiter=delimiter, strict=True)
             columns = next(reader, [])
             for cells in reader:
@@ -70,10 +71,10 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[SourceRow]:
                     raise CotkitError(what, 'Close every quote.', path, start)
                 values = {column: cell or None for column, cell in zip(columns, cells)}
                 yield SourceRow(values, str(path), start)
+    except (OSError, EOFError, zlib.error):
+        raise CotkitError('is no whole gzip file', 'Fetch it again.', path) from None
     except (csv.Error, UnicodeDecodeError) as e:
         raise CotkitError(f'is no CSV in UTF-8 ({e})', 'Save it again.', path, line + 1) from None
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise CotkitError('is no whole gzip file', 'Fetch it again.', path) from None
 
 # %% ../../nbs/data/01_files.ipynb #7ae97996
 def _json_rows(path: Path) -> Iterator[SourceRow]:
