@@ -23,7 +23,7 @@ from .protocol import split_thinking
 __all__ = ['Filter', 'FILTERS', 'register_filter', 'Keep', 'PRESETS', 'REASONS', 'training_span', 'read_rationale', 'Reading',
            'empty', 'truncated', 'unparsed', 'unstated', 'wrong', 'no_gold_answer', 'undecomposed', 'NoReasoning',
            'duplicate', 'OverQuota', 'Contaminated', 'filter_to_dict', 'get_filter', 'Dropped', 'Curated', 'curate',
-           'Vote', 'most_votes', 'majority_vote']
+           'MajorityVote', 'most_votes', 'majority_vote']
 
 # %% ../../nbs/teachers/26_curate.ipynb #2f6d4fe8
 _SENTENCE_END = re.compile(r'[.!?](?=\s|$)|(?=\n)|$')
@@ -394,7 +394,7 @@ def _result(
 
 # %% ../../nbs/teachers/26_curate.ipynb #ec01f9ff
 @dataclass(repr=False)
-class Vote:
+class MajorityVote:
     "What several samples say together"
     answers: dict[str, str | None]  # problem id to the answer with most votes; None if unread
     accuracy: Accuracy              # of these answers: maj@k
@@ -402,7 +402,7 @@ class Vote:
     k: int                          # the most samples that voted about one problem
 
     def __repr__(self) -> str:
-        return f'Vote(maj@{self.k}: {self.accuracy}; one sample: {self.single})'
+        return f'MajorityVote(maj@{self.k}: {self.accuracy}; one sample: {self.single})'
 
     def _repr_html_(self) -> str:
         rows = [(f'majority of {self.k}', self.accuracy), ('one sample', self.single)]
@@ -427,7 +427,7 @@ def majority_vote(
     problems: Sequence[Problem],      # what they are about
     format: Format,                   # the format the teacher was asked with
     k: int | None = None,             # samples of each problem that vote; all if None
-) -> Vote:                            # answers by vote and their accuracy, maj@k
+) -> MajorityVote:                            # answers by vote and their accuracy, maj@k
     "Self-consistency: the most frequent answer to each problem that has a rationale"
     known = {p.id: p for p in problems}
     groups: dict[str, list[Rationale]] = defaultdict(list)
@@ -440,4 +440,4 @@ def majority_vote(
                for name, group in groups.items()}
     right = sum(is_correct(known[name], answer) for name, answer in answers.items())
     single = _accuracy(r for group in groups.values() for r in group)
-    return Vote(answers, Accuracy(right, len(answers)), single, max(map(len, groups.values())))
+    return MajorityVote(answers, Accuracy(right, len(answers)), single, max(map(len, groups.values())))
