@@ -59,7 +59,8 @@ _ESTIMATE = {'accuracy', 'low', 'high', 'n'}
 
 def _in_words(value: Any) -> str:
     "A value of a summary for a person; an accuracy with its interval"
-    if isinstance(value, float): return f'{value:.4f}'
+    if isinstance(value, float):
+        return f'{value:.4f}' if not 0 < abs(value) < 0.01 else f'{value:.4g}'
     if isinstance(value, list): return ', '.join(map(_in_words, value))
     if not isinstance(value, dict): return str(value)
     if _ESTIMATE <= value.keys():
