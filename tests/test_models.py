@@ -532,3 +532,14 @@ def test_weights_of_another_model_are_refused(tmp_path):
     save_file(weights | {'extra.weight': torch.zeros(2)}, tmp_path/'model.safetensors', metadata={'format': 'pt'})
     with pytest.raises(CotkitError, match='unexpected keys.*extra'): load_weights(of_family('mixtral'), tmp_path)
     with pytest.raises(CotkitError): load_weights(of_family('gpt_neox'), tmp_path)
+
+
+def test_a_unigram_tokenizer_loses_nothing():
+    texts = [f'{name} has {n} apples and {n + 5} pears.' for name in ('Ann', 'Tom', 'Mia') for n in range(30)]
+    tokenizer = train_tokenizer(texts, vocab_size=300, kind='unigram')
+    hostile = 'naïve 𝟙 🧮\r\n\t</s><pad>  \x00'
+    assert tokenizer.decode(tokenizer(hostile).input_ids, skip_special_tokens=True) == hostile
+    assert tokenizer.eos_token_id not in tokenizer(hostile).input_ids
+    assert len(tokenizer(texts[0]).input_ids) < 12
+    assert tokenizer.get_vocab() == train_tokenizer(texts, vocab_size=300, kind='unigram').get_vocab()
+    with pytest.raises(CotkitError): train_tokenizer(texts, kind='words')
