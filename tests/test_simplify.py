@@ -5,10 +5,15 @@ import os
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from cotkit.data.core import CotkitError
-from cotkit.pretraining.normalise import normalise, unwrap
+from cotkit.pretraining import scan as scans
+from cotkit.pretraining.buffers import join_texts, normalise_buffer
+from cotkit.pretraining.normalise import PUNCTUATION, normalise, unwrap
+from cotkit.pretraining.scan import Scanner, WordTable, find_spans
 from cotkit.pretraining.simplify import simplify
 from cotkit.pretraining.spans import REFERENCE, SEPARATORS, SpanRule, plain_spans
 from cotkit.pretraining.vocabulary import Vocabulary, count_words, read_vocabulary, word_key
@@ -91,6 +96,69 @@ def test_a_share_on_the_line_is_allowed():
 def test_settings_are_checked():
     for wrong in ({'rule': 'cleaner'}, {'min_words': 0}, {'max_oov': 1.5}, {'max_oov': float('nan')}):
         with pytest.raises(CotkitError, match=next(iter(wrong))): SpanRule(**wrong)
+
+
+# The fast path
+
+LIST = Vocabulary(frozenset(['ann', 'has', 'apples', "don't", 'dont', 'its', 'a', 'I', 'café', 'über', 'straße', 'TRUE', '.b', ' c', 'x\0y', 'eightlet', 'ninelette', 'sixteenlettershe',
+                             'seventeenlettersx', 'k', 'nul\x01', 'bA', 'ﬁ', '東京']))
+PIECES = [*sorted(LIST.words), *'AbB.,?!-_\'"()7930 \n\r\t\0\x01\x0b\x7f', ' ', ' ', ' ', '. ', '\n\n', '\r\n', *PUNCTUATION, 'zebra', 'Ann', 'HAS', 'DON’T', 'CAFÉ', 'cafe\u0301', 'K', 'İ', 'É', 'é', '😀', 'eightlets',
+          'ninelettes', 'sixteenlettersheX', 'x' * 40, '10 apples', '5. A', "a's", "a''s", "'a'", 'a-a', '3.5', 'e.g.a', '\u0085', '\ufffd', 'Ünder', 'ÿ', 'ā']
+documents = st.lists(st.lists(st.sampled_from(PIECES), max_size=40).map(''.join) | st.text(max_size=30).filter(lambda t: not any('\ud800' <= c <= '\udfff' for c in t)), min_size=1, max_size=5)
+rules = st.builds(SpanRule, st.sampled_from(['clean', 'reference']), st.integers(1, 6), st.sampled_from([0, 0.01, 0.1, 0.2, 0.25, 0.34, 0.5, 1]))
+
+
+@settings(max_examples=600, deadline=None)
+@given(documents, rules, st.sampled_from([2, 16, 1 << 18]), st.sampled_from([1, 2, 64]))
+def test_arrays_find_what_the_plain_rule_finds(texts, rule, block, rounds):
+    before = scans.BLOCK, scans.ROUNDS
+    scans.BLOCK, scans.ROUNDS = block, rounds
+    try: fast = list(find_spans(Scanner(LIST, rule.rule).scan(texts), rule).spans())
+    finally: scans.BLOCK, scans.ROUNDS = before
+    assert fast == [span for i, text in enumerate(texts) for span in plain_spans(text, LIST, rule, i)]
+
+
+lines = st.lists(st.sampled_from(['', ' ', '  a', 'x ' * 25, 'word ' * 9 + 'end', 'well-', 'a' * 60, 'é' * 45, 'ﬁ', 'short', '\t', 'it ends here and -', 'x' * 101, 'the cat sat on the mat and then it slept', ' indented']), max_size=9)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(lines.map('\n'.join) | st.lists(st.sampled_from(PIECES), max_size=30).map(''.join), min_size=1, max_size=4))
+def test_a_buffer_is_normalised_like_its_texts(texts):
+    buffer, ends = normalise_buffer(*join_texts(texts))
+    starts = [0, *(ends + 2)]
+    for text, start, end in zip(texts, starts, ends):
+        assert buffer[start:end].decode().rstrip('\n') == normalise(text).rstrip('\n')  # a carriage return may go with the separator
+        assert buffer[end:end + 2] == b'\n\n'
+    assert unwrap(unwrap(texts[0])) == unwrap(texts[0])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sets(st.binary(min_size=1, max_size=8).filter(lambda w: 0 not in w)), st.sets(st.binary(min_size=1, max_size=8).filter(lambda w: 0 not in w), min_size=1))
+def test_a_table_has_its_words_and_no_others(words, asked):
+    asked = sorted(asked | words)
+    numbers = np.frombuffer(b''.join(w.ljust(8, b'\0') for w in asked), '<u8')
+    assert WordTable(words).contains(numbers).tolist() == [w in words for w in asked]
+
+
+@real
+@pytest.mark.parametrize('kind', ['clean', 'reference'])
+def test_on_a_book_cut_into_short_documents_both_paths_agree(books, children, kind):
+    paragraphs, rule = books[5].split('\n'), SpanRule(kind, min_words=8, max_oov=0.05)
+    plain = [span for i, text in enumerate(paragraphs) for span in plain_spans(text, children, rule, i)]
+    assert list(simplify(paragraphs, children, rule)) == plain and len(plain) > 100
+    assert list(simplify(paragraphs * 9, children, rule, processes=2))[:len(plain)] == plain
+
+
+@real
+def test_wrapped_books_with_curly_quotes_keep_what_plain_ones_keep(books, children):
+    "The clean rule gives the same spans for a text however it is typed; the reference rule loses most of them"
+    paragraphs = [o for o in books[3].split('\n') if len(o) < 300 or len(o) > 101][:400]
+    text = '\n\n'.join(' '.join(o.split()) for o in paragraphs if '--' not in o and '-' not in o and len(o) > 100)
+    typed = '\r\n\r\n'.join('\r\n'.join(textwrap.wrap(o, 72)) for o in text.split('\n\n')).replace("'", '’').replace('"', '”')
+    spans = [o.text for o in simplify([text], children)]
+    assert spans == [o.text for o in simplify([typed], children)] and len(spans) > 10
+    kept = [sum(o.words for o in simplify([o], children, SpanRule('reference'))) for o in (text, typed)]
+    assert kept[1] < 0.8 * kept[0]
 
 
 # Normalising
