@@ -264,10 +264,9 @@ def can_refill(
 ) -> bool:                     # if not, a batch is written to its end
     "Whether rows may be evicted and admitted"
     from transformers.cache_utils import DynamicLayer
-    if not hasattr(state.cache, 'layers') and not hasattr(state.cache, 'cross_attention_cache'):
-        return False
-    own, cross = cache_layers(state.cache)
-    if any(type(o) not in (DynamicLayer, _roomy_layer()) for o in (*own, *cross)): return False
+    if not any(hasattr(state.cache, o) for o in ('layers', 'cross_attention_cache')): return False
+    layers = sum(cache_layers(state.cache), [])
+    if any(type(o) not in (DynamicLayer, _roomy_layer()) for o in layers): return False
     if model.config.is_encoder_decoder: return model.config.model_type in _DISTANCE_ONLY
     return bool(_accepted(model, position_ids=None))
 
@@ -456,7 +455,7 @@ def run_decoder(
     batch_size: int = 128,                             # outputs that are written at once
     progress: Callable[[int], Any] | None = None,      # told after each step how many it finished
     cancelled: Callable[[], bool] = lambda: False,     # asked after each step
-) -> list[Generation | None]:                          # in order; None where it was cancelled before
+) -> list[Generation | None]:                          # in order; None where it was cancelled
     "What is written for each request of a decoder, by continuous batching"
     results: list[Generation | None] = [None] * len(decoder.requests)
     training = decoder.model.training
