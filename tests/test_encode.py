@@ -193,3 +193,10 @@ def test_the_sampler_goes_by_the_length_of_the_whole_row():
     assert sampler.lengths.tolist() == [len(row['input_ids']) for row in rows] and sorted(sampler) == list(range(len(rows)))
     lengths = sampler.lengths[list(sampler)[:len(rows) // 4 * 4]].reshape(-1, 4)
     assert np.ptp(lengths, axis=1).mean() < np.ptp(sampler.lengths) / 2
+
+
+def test_padding_of_blocks_is_never_supervised():
+    from cotkit.training.encode import IGNORE_INDEX, TokenBlocks
+    row = TokenBlocks(np.array([[5, 6, 7, 0, 0]]), pad_id=0)[0]
+    assert row['labels'].tolist() == [IGNORE_INDEX, 6, 7, IGNORE_INDEX, IGNORE_INDEX]
+    assert TokenBlocks(np.array([[5, 6, 0]]))[0]['labels'].tolist() == [IGNORE_INDEX, 6, 0]

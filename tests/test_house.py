@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb')
                    if not any(part.startswith(('.', '_')) for part in p.relative_to(ROOT).parts))
 NUMBERED = [p for p in NOTEBOOKS if re.match(r'\d\d_', p.name)]
-LIGHT = ('teachers.protocol', 'teachers.store', 'teachers.collect', 'teachers.curate', 'evaluation.evaluate', 'app.cli')
+LIGHT = ('teachers.protocol', 'teachers.store', 'teachers.collect', 'teachers.curate', 'evaluation.evaluate', 'app.cli', 'pretraining.simplify', 'pretraining.text_files')
 LESSON_FLAGS = ('slow', 'gpu', 'api', 'notest')
 
 
@@ -185,8 +185,8 @@ def test_readme_commands_exist():
     targets = set(re.findall(r'^([a-z]+):', (ROOT/'Makefile').read_text(), re.M))
     named = set(re.findall(r'\bmake ([a-z]+)\b', readme))
     assert {'demo', 'test'} <= named <= targets
-    from cotkit.app.cli import COMMANDS
-    assert set(re.findall(r'^(?:\$ )?cotkit ([a-z]+)', readme, re.M)) <= set(COMMANDS)
+    from cotkit.app.recipes import load_commands
+    assert set(re.findall(r'^(?:\$ )?cotkit ([a-z]+)', readme, re.M)) <= set(load_commands())
 
 
 def test_nothing_tracked_names_a_private_place():

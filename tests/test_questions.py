@@ -183,6 +183,19 @@ def test_every_wrong_answer_stands_in_exactly_one_row(drawn):
     assert table[0].reached == len(drawn)
 
 
+def test_a_dialogue_written_at_once_counts_as_its_turns():
+    text = ' How many apples are in the bags? ** 4 * 2 = 8.\n- How many apples does Ann have now? ** 3 + 8 = 11 in 2 bags. The answer is 11.'
+    whole = Prediction(APPLES.id, text, '11', {'exact_match': 1.0})
+    assert asked_questions(whole) == APPLES.subquestions and step_accuracy(whole, APPLES) == 1
+    chain = Prediction(APPLES.id, 'The bags hold 8 apples. The answer is 11.', '11')
+    assert asked_questions(chain) == () and step_accuracy(chain, APPLES) == 0
+
+
+def test_the_answer_a_last_solution_states_is_no_part_of_the_step():
+    assert step_result('Ann has 11 apples. The answer is 12.') == step_result('Ann has 11 apples.') == '11'
+    assert step_result('3 + 8 = 11. The answer is 12.') == '11' and step_result('The answer is 12.') == '12'
+
+
 # Baselines
 
 def nearest_by_plain_tfidf(problem, training):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotkit.app import cli
-from cotkit.app.recipes import COMMANDS, plan, read_recipe, read_value, run_recipe
+from cotkit.app.recipes import load_commands, plan, read_recipe, read_value, run_recipe
 from cotkit.data.core import read_jsonl, write_jsonl
 from cotkit.data.word_problems import word_problems
 
@@ -190,7 +190,7 @@ def test_killed_in_the_middle_and_run_again(here):
 
 def test_a_new_field_is_an_option_a_key_and_in_the_record(capsys):
     "Every field of every command's dataclasses is an option that its help explains"
-    for command in COMMANDS.values():
+    for command in load_commands().values():
         with pytest.raises(SystemExit): cli.main([command.name, '--help'])
         out = capsys.readouterr().out
         for name in set(command.settings) - {'extra', 'overrides'}:

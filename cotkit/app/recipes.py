@@ -5,7 +5,8 @@
 # %% ../../nbs/app/72_recipes.ipynb #f3c5baba
 from __future__ import annotations
 
-import dataclasses, difflib, hashlib, json, shutil, sys, types, typing
+import dataclasses, difflib, hashlib, importlib.util, json, shutil, sys, traceback, types
+import typing
 from collections import Counter
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -18,9 +19,9 @@ from tyro import MISSING
 from ..data.core import CotkitError, atomic_write
 
 # %% auto #0
-__all__ = ['COMMANDS', 'STAGES', 'inner_dataclass', 'leaf_fields', 'leaf_values', 'Command', 'command', 'read_value', 'Place',
-           'close_match', 'read_settings', 'default_of', 'read_yaml', 'Job', 'Recipe', 'read_recipe', 'plan',
-           'content_hash', 'job_hash', 'run_job', 'run_recipe']
+__all__ = ['COMMANDS', 'STAGES', 'IMPORTED', 'inner_dataclass', 'leaf_fields', 'leaf_values', 'Command', 'command',
+           'load_commands', 'read_value', 'Place', 'close_match', 'read_settings', 'default_of', 'read_yaml', 'Job',
+           'Recipe', 'read_recipe', 'plan', 'import_file', 'content_hash', 'job_hash', 'run_job', 'run_recipe']
 
 # %% ../../nbs/app/72_recipes.ipynb #d0c101fc
 def inner_dataclass(
@@ -99,6 +100,16 @@ def command(
             COMMANDS[name] = made
         return run
     return register
+
+# %% ../../nbs/app/72_recipes.ipynb #11ed72d9
+_MODULES = ('commands', 'student_commands', 'scaling_commands',
+            'report_commands')  # in the order of the help
+
+
+def load_commands() -> dict[str, Command]:
+    "All commands by name, those of cotkit first"
+    for name in _MODULES: importlib.import_module(f'cotkit.app.{name}')
+    return COMMANDS
 
 # %% ../../nbs/app/72_recipes.ipynb #3ce3234a
 def read_value(
@@ -350,7 +361,8 @@ def read_recipe(
     if not isinstance(data, dict):
         remedy = 'Write "task: …" below it.'
         raise CotkitError('is no mapping', remedy, file, lines['data',], 'data')
-    used = [COMMANDS[stage] for stage in STAGES if stage in content]
+    commands = load_commands()
+    used = [commands[stage] for stage in STAGES if stage in content]
     if not used:
         raise CotkitError('has no stage', f'There are: {", ".join(STAGES)}.', file)
     settings = [f.name for command in used if 'data' in command.groups
@@ -406,6 +418,29 @@ def _jobs(stage: str, given: dict[str, Any], place: Place, folder: Path, before:
     given = {k: str(v) if isinstance(v, Path) else v for k, v in wired.items()} | given
     yield Job(stage, given, place, Path(given['out']))
 
+# %% ../../nbs/app/72_recipes.ipynb #6aa0b4f0
+IMPORTED: dict[Path, None] = {}  # what this program has run, in that order
+
+
+def import_file(
+    path: str | Path,  # a Python file
+) -> None:
+    "Run a person's own file; a `CotkitError` names the line that failed"
+    path = Path(path)
+    if not path.is_file(): raise CotkitError('no such file', 'Check the path.', file=path)
+    name = f'cotkit_import_{path.stem}'
+    spec = importlib.util.spec_from_file_location(name, path)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    IMPORTED[path] = None
+    try:
+        spec.loader.exec_module(module)
+    except Exception as e:
+        if isinstance(e, CotkitError): raise
+        trace = traceback.extract_tb(e.__traceback__)
+        lines = [frame.lineno for frame in trace if frame.filename == str(path)]
+        line = getattr(e, 'lineno', None) or (lines[-1] if lines else None)
+        raise CotkitError(f'{type(e).__name__}: {e}', '', path, line) from None
+
 # %% ../../nbs/app/72_recipes.ipynb #e8b1856a
 _WHERE = ('out', 'store', 'resume')  # settings on which no result depends
 
@@ -437,13 +472,13 @@ def _inputs(values: Any) -> Iterator[str]:
 # %% ../../nbs/app/72_recipes.ipynb #6b6b5aff
 def job_hash(
     job: Job,                             # whose inputs are there by now
-    extra: Sequence[str | Path] = (),     # further files it depends on
 ) -> str:                                 # 16 hexadecimal digits
     "A hash over the settings of a job and the contents of the files they name"
     made = read_settings(COMMANDS[job.stage], job.given, job.place)
     values = {k: v for each in made.values() for k, v in leaf_values(each).items()}
     settings = {k: str(v) for k, v in sorted(values.items()) if k not in _WHERE}
-    contents = {path: content_hash(path) for path in sorted({*_inputs(values), *map(str, extra)})}
+    files = {*_inputs(values), *map(str, IMPORTED)}
+    contents = {path: content_hash(path) for path in sorted(files)}
     text = json.dumps([job.stage, settings, contents], ensure_ascii=False)
     return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]
 
@@ -467,10 +502,9 @@ def _write_stamp(job: Job, **stamp: Any) -> None:
 # %% ../../nbs/app/72_recipes.ipynb #5fc76751
 def run_job(
     job: Job,                             # whose inputs are there
-    extra: Sequence[str | Path] = (),     # further files it depends on
 ) -> dict[str, Any]:                      # the command's summary, and whether the job was `skipped`
     "Run a job unless its output is up to date"
-    stamp, wanted = _read_stamp(job), job_hash(job, extra)
+    stamp, wanted = _read_stamp(job), job_hash(job)
     same = stamp.get('hash') == wanted
     if same and stamp.get('done'):
         return {**stamp['summary'], 'skipped': True}
@@ -487,12 +521,13 @@ def run_job(
 # %% ../../nbs/app/72_recipes.ipynb #62cdf2c6
 def run_recipe(
     file: str | Path,                    # a YAML file
-    extra: Sequence[str | Path] = (),    # files that everything depends on, such as imported ones
 ) -> dict[str, dict[str, Any]]:          # the summary of each job, by its label
     "Run the jobs of a recipe that are not up to date, after checking all of it"
     results = {}
-    for job in plan(read_recipe(file)):
+    recipe = read_recipe(file)
+    for path in recipe.imports: import_file(path)
+    for job in plan(recipe):
         print(f'{job.label}: → {job.out}', file=sys.stderr)
-        results[job.label] = run_job(job, extra)
+        results[job.label] = run_job(job)
         if results[job.label]['skipped']: print(f'{job.label}: up to date', file=sys.stderr)
     return results

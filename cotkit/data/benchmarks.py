@@ -149,8 +149,10 @@ def _strategyqa(row: dict[str, Any]) -> Fields:
     facts, answer = row.get('facts'), row['answer']
     if isinstance(answer, bool): answer = 'yes' if answer else 'no'
     return dict(id=_first(row, 'qid', 'id'), question=row['question'], answer=answer, kind='label',
-                choices=('yes', 'no'), used=('qid', 'id', 'question', 'answer', 'facts'),
-                gold_steps=field_lines([facts] if isinstance(facts, str) else facts, 'facts'))
+                choices=('yes', 'no'),
+                used=('qid', 'id', 'question', 'answer', 'facts', 'decomposition'),
+                gold_steps=field_lines([facts] if isinstance(facts, str) else facts, 'facts'),
+                subquestions=field_lines(row.get('decomposition'), 'decomposition'))
 
 # %% ../../nbs/data/03_benchmarks.ipynb #854fa987
 @register_task('strategyqa')

@@ -44,7 +44,7 @@ def _file_rows(path: Path) -> Iterator[SourceRow]:
     if not path.is_file(): raise CotkitError('no such file', 'Check the path.', path)
     if ending == '.parquet': return _parquet_rows(path)
     if ending in ('.jsonl', '.ndjson'): return _json_lines(path)
-    if ending[1:4] in ('csv', 'tsv'): return _csv_rows(path, ',' if ending[1] == 'c' else '\t')
+    if ending[:4] in ('.csv', '.tsv'): return _csv_rows(path, ',' if ending[1] == 'c' else '\t')
     return _json_rows(path)
 
 # %% ../../nbs/data/01_files.ipynb #66a0b9cb
@@ -59,8 +59,8 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[SourceRow]:
     "Rows of a CSV file with a line of column names"
     line = 1
     try:
-        open_text = gzip.open if path.name.lower().endswith('.gz') else open
-        with open_text(path, 'rt', encoding='utf-8-sig', newline='') as f:
+        read = gzip.open if path.name.lower().endswith('.gz') else open
+        with read(path, 'rt', encoding='utf-8-sig', newline='') as f:
             reader = csv.reader(f, delimiter=delimiter, strict=True)
             columns = next(reader, [])
             for cells in reader:
@@ -71,7 +71,7 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[SourceRow]:
                     raise CotkitError(what, 'Close every quote.', path, start)
                 values = {column: cell or None for column, cell in zip(columns, cells)}
                 yield SourceRow(values, str(path), start)
-    except (gzip.BadGzipFile, EOFError, zlib.error):
+    except (OSError, EOFError, zlib.error):
         raise CotkitError('is no whole gzip file', 'Fetch it again.', path) from None
     except (csv.Error, UnicodeDecodeError) as e:
         raise CotkitError(f'is no CSV in UTF-8 ({e})', 'Save it again.', path, line + 1) from None

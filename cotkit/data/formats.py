@@ -5,7 +5,7 @@
 # %% ../../nbs/data/07_formats.ipynb #949abadd
 from __future__ import annotations
 
-import hashlib, re
+import hashlib, importlib, re
 from bisect import bisect
 from collections import Counter, defaultdict
 from dataclasses import InitVar, dataclass, fields
@@ -15,14 +15,14 @@ from typing import Any, ClassVar, Iterable, Iterator, Mapping, Sequence
 
 from .answers import Answer, decimal_text, is_correct, to_number
 from .core import (
-    CotkitError, Example, Problem, Rationale, Registry, question_key, question_text)
+    CotkitError, Example, Problem, Rationale, Registry, Step, question_key, question_text)
 from .reading import cut_run_on, last_marker, read_answer
 
 # %% auto #0
-__all__ = ['FORMATS', 'answer_text', 'split_reasoning', 'written_answer', 'stated_answer', 'chain_text', 'gold_rationale',
-           'Format', 'register_format', 'get_format', 'format_from_dict', 'AnswerOnly', 'ZeroShotCoT', 'Demonstration',
-           'demonstrations', 'FewShotCoT', 'FewShotAnswerOnly', 'StepByStep', 'check_demonstrations', 'check_disjoint',
-           'contaminated', 'Mixture', 'examples_from']
+__all__ = ['FORMATS', 'FORMAT_MODULES', 'answer_text', 'split_reasoning', 'written_answer', 'stated_answer', 'chain_text',
+           'gold_rationale', 'Format', 'register_format', 'format_names', 'get_format', 'format_from_dict',
+           'AnswerOnly', 'ZeroShotCoT', 'Demonstration', 'demonstrations', 'FewShotCoT', 'FewShotAnswerOnly',
+           'StepByStep', 'check_demonstrations', 'check_disjoint', 'contaminated', 'Mixture', 'examples_from']
 
 # %% ../../nbs/data/07_formats.ipynb #9836000d
 def answer_text(
@@ -174,7 +174,9 @@ def gold_rationale(
         raise CotkitError(f'problem {problem.id!r} has no gold {missing}',
                           'Collect rationales from a teacher first.')
     text = f'{" ".join(problem.gold_steps)} The answer is {answer_text(problem, problem.answer)}.'
-    return Rationale(problem.id, text, answer=problem.answer, correct=True, teacher='gold')
+    solved = len(problem.subquestions) == len(problem.gold_steps)
+    steps = tuple(map(Step, problem.subquestions, problem.gold_steps)) if solved else ()
+    return Rationale(problem.id, text, problem.answer, True, teacher='gold', steps=steps)
 
 # %% ../../nbs/data/07_formats.ipynb #3219df4e
 @dataclass(frozen=True)
@@ -201,6 +203,10 @@ class Format:
         "The answer behind the marker; if `flexible`, else the last thing that could be one"
         return read_answer(text, problem.kind, problem.choices, flexible=flexible)
 
+    def steps(self, text: str, problem: Problem) -> tuple[Step, ...]:
+        "The sub-questions and solutions that a text has; none where it has none of the right form"
+        return ()
+
     def to_dict(self) -> dict[str, Any]:
         "Name and settings as JSON-ready values, for `format_from_dict`"
         return {'name': self.name, **{f.name: getattr(self, f.name) for f in fields(self)}}
@@ -216,6 +222,7 @@ class Format:
 
 # %% ../../nbs/data/07_formats.ipynb #a014a55a
 FORMATS: Registry[type[Format]] = Registry('format')
+FORMAT_MODULES = ('socratic_formats',)  # those with further formats, loaded when one is asked for
 
 
 def register_format(
@@ -226,12 +233,19 @@ def register_format(
         raise CotkitError(f'{cls.__name__} has none', "Write name = '…' in it.", field='name')
     return FORMATS.register(cls)
 
+
+def format_names() -> list[str]:
+    "The names of all registered formats, in the order in which they were registered"
+    for module in FORMAT_MODULES: importlib.import_module(f'cotkit.data.{module}')
+    return list(FORMATS)
+
 # %% ../../nbs/data/07_formats.ipynb #45fb9e7d
 def get_format(
     name: str,       # a key of `FORMATS`
     **options: Any,  # its settings
 ) -> Format:         # the format
     "A format by name; a `CotkitError` for a name or a setting that does not exist"
+    if name not in FORMATS: format_names()
     return FORMATS[name].from_dict(options)
 
 
@@ -239,8 +253,7 @@ def format_from_dict(
     row: Mapping[str, Any],  # what `Format.to_dict` gave
 ) -> Format:                 # an equal format
     "A format from its JSON"
-    settings = dict(row)
-    return FORMATS[settings.pop('name', None)].from_dict(settings)
+    return get_format(**{'name': None, **row})
 
 # %% ../../nbs/data/07_formats.ipynb #7ad3f275
 def _label(problem: Problem, rationales: Sequence[Rationale], labels: str) -> str | None:

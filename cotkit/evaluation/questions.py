@@ -16,28 +16,40 @@ import numpy as np
 
 from ..data.answers import (
     NUMBER_TOKEN, Accuracy, even_out, same_answer, token_value)
-from ..data.core import CotkitError, Problem, Row, html_table, question_key
-from ..data.reading import read_answer
+from ..data.core import CotkitError, Problem, Row, Step, html_table, question_key
+from ..data.decomposition import DecompositionError, parse_steps
+from ..data.formats import split_reasoning
+from ..data.reading import last_marker, read_answer
 from .evaluate import Evaluation, evaluate, score_table, summarise
 from .metrics import Metric, Prediction, register_metric
 from .statistics import Estimate, paired_difference
 from .strategies import Strategy, Trace
 
 # %% auto #0
-__all__ = ['QUESTIONS', 'asked_questions', 'question_bleu', 'question_chrf', 'common_subsequence', 'rouge_l', 'question_rouge_l',
-           'TokenEncoder', 'bert_score', 'register_bert_score', 'question_count', 'same_question_count', 'step_result',
-           'step_accuracy', 'QuestionScores', 'score_questions', 'problem_sentences', 'NearestQuestions',
-           'evaluate_questions', 'resampled_means', 'error_share', 'Attribution', 'attribute_error', 'first_wrong_step',
-           'StepErrors', 'StepTable', 'step_errors']
+__all__ = ['QUESTIONS', 'dialogue_turns', 'asked_questions', 'question_bleu', 'question_chrf', 'common_subsequence', 'rouge_l',
+           'question_rouge_l', 'TokenEncoder', 'bert_score', 'register_bert_score', 'question_count',
+           'same_question_count', 'step_result', 'step_accuracy', 'QuestionScores', 'score_questions',
+           'problem_sentences', 'NearestQuestions', 'evaluate_questions', 'resampled_means', 'error_share',
+           'Attribution', 'attribute_error', 'first_wrong_step', 'StepErrors', 'StepTable', 'step_errors']
 
 # %% ../../nbs/evaluation/54_questions.ipynb #ae1049f5
+def dialogue_turns(
+    prediction: Trace,     # of any strategy
+) -> tuple[Step, ...]:     # none if no sub-question was asked
+    "The turns of a trace, or those that stand in its output, one a line"
+    if prediction.turns: return prediction.turns
+    try: return parse_steps(prediction.output)
+    except DecompositionError: return ()
+
+# %% ../../nbs/evaluation/54_questions.ipynb #f82c2b52
 def asked_questions(
     prediction: Trace,  # of a strategy of several turns
 ) -> tuple[str, ...]:   # the sub-questions, in the order they were asked
     "The sub-questions of a trace"
-    return tuple(turn.question.strip() for turn in prediction.turns if turn.question.strip())
+    asked = (turn.question.strip() for turn in dialogue_turns(prediction))
+    return tuple(question for question in asked if question)
 
-# %% ../../nbs/evaluation/54_questions.ipynb #83435883
+
 def _gold_questions(problem: Problem) -> tuple[str, ...]:
     "The gold sub-questions; a `CotkitError` if there are none"
     if problem.subquestions: return problem.subquestions
@@ -50,7 +62,7 @@ def _segment(questions: Iterable[str]) -> str:
     "The sub-questions of a problem as one text"
     return ' '.join(' '.join(question.split()) for question in questions)
 
-# %% ../../nbs/evaluation/54_questions.ipynb #0908b08f
+
 @lru_cache(maxsize=None)
 def _overlap(name: str, **settings: Any):
     "A metric of sacrebleu, loaded when it is first used"
@@ -207,6 +219,7 @@ def step_result(
     solution: str,  # of a sub-question
 ) -> str | None:    # canonical text of a number; None if there is none
     "The number that a solution comes to"
+    if last_marker(solution): solution = split_reasoning(solution)[0] or solution
     _, equals, behind = even_out(solution).rpartition('=')
     token = NUMBER_TOKEN.search(behind) if equals else None
     value = token_value(token) if token else None
@@ -230,7 +243,8 @@ def step_accuracy(
 ) -> float:
     "Share of the gold steps whose results occur in the same order, 0 to 1"
     gold = [result for result in _gold_results(problem) if result]
-    found = [result for turn in prediction.turns if (result := step_result(turn.solution))]
+    turns = dialogue_turns(prediction)
+    found = [result for turn in turns if (result := step_result(turn.solution))]
     return common_subsequence(found, gold) / len(gold)
 
 # %% ../../nbs/evaluation/54_questions.ipynb #b8ff6bb4
@@ -425,7 +439,7 @@ def first_wrong_step(
     problem: Problem,        # with gold steps that compute
 ) -> int | None:             # counted from 1; None if all results are those of the gold steps
     "The first step whose result is not the gold one, in its place"
-    found = [step_result(turn.solution) for turn in prediction.turns]
+    found = [step_result(turn.solution) for turn in dialogue_turns(prediction)]
     for number, gold in enumerate(_gold_results(problem), 1):
         if gold is None: continue
         if number > len(found) or not same_answer(found[number - 1] or '', gold, 'number'):
@@ -470,6 +484,6 @@ def step_errors(
         reached[0] += not at
         if at is None: continue
         wrong[at] += 1
-        absent[at] += at > len(p.turns)
+        absent[at] += at > len(dialogue_turns(p))
     return StepTable(StepErrors(n, reached[n], wrong[n], absent[n])
                      for n in [*range(1, max(reached) + 1), *([0] if reached[0] else [])])

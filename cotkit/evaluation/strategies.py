@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Mapping, Protocol, Sequence, runtime_checkable
 
 from ..data.core import CotkitError, Example, Problem, Rationale, Registry, Row, Step
+from ..data.core import html_table
 from ..data.formats import Format, format_from_dict
 from ..teachers.curate import most_votes
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'register_strategy', 'Trace', 'Strategy', 'strategy_to_dict', 'strategy_from_dict', 'SingleTurn', 'Vote',
-           'majority', 'choice_examples', 'Likelihood', 'Iterative']
+           'majority', 'choice_examples', 'Likelihood']
 
 # %% ../../nbs/evaluation/50_strategies.ipynb #7396232e
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class Trace(Row):
         "What `to_dict` gave"
         turns = tuple(Step.from_dict(step) for step in row.get('turns', ()))
         return super().from_dict({**row, 'turns': turns})
+
+    def _repr_html_(self) -> str:
+        if not self.turns: return super()._repr_html_()
+        said = ((turn.question or '…', turn.solution) for turn in self.turns)
+        ended = [('ended', self.finish_reason)] if self.finish_reason else []
+        return html_table([('problem', self.problem_id), *said, ('output', self.output), *ended])
 
 # %% ../../nbs/evaluation/50_strategies.ipynb #79a1b632
 @runtime_checkable
@@ -268,14 +275,3 @@ class Likelihood:
     @classmethod
     def from_config(cls, row: Mapping[str, Any], model: Any, store: Any = None) -> Likelihood:
         return cls(model, format_from_dict(row['format']), row['normalise'], row['batch_size'])
-
-# %% ../../nbs/evaluation/50_strategies.ipynb #eb9dbe23
-@runtime_checkable
-class Iterative(Strategy, Protocol):
-    "A strategy of several turns"
-
-    def next_question(self, problem: Problem, turns: Sequence[Step]) -> str | None:
-        "The next sub-question; None when the problem is solved"
-
-    def solution(self, problem: Problem, turns: Sequence[Step], question: str) -> str:
-        "The solution of a sub-question"

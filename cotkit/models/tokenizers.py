@@ -5,7 +5,8 @@
 # %% ../../nbs/models/10_tokenizers.ipynb #1bca6c02
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterable, Sequence
+import json
+from typing import TYPE_CHECKING, Iterable, Literal, Sequence
 
 import numpy as np
 import torch
@@ -24,23 +25,37 @@ __all__ = ['UNLIMITED', 'train_tokenizer', 'tokenize_inputs', 'tokenize_targets'
 _WORDS = r' ?\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+'
 
 
-def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    "Byte-level byte-pair encoding; ties are settled by the alphabet, not by the order of texts"
-    tokenizer = Tokenizer(models.BPE())
+def _train_bytes(texts: Sequence[str], vocab_size: int, kind: str) -> Tokenizer:
+    "A byte-level tokenizer; ties are settled by the alphabet, not by the order of texts"
+    given = dict(vocab_size=vocab_size, special_tokens=['<pad>', '</s>', '<s>'],
+                 show_progress=False, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    if kind == 'bpe': model, trainer = models.BPE(), trainers.BpeTrainer(min_frequency=2, **given)
+    else: model, trainer = models.Unigram(), trainers.UnigramTrainer(**given)
+    tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(_WORDS), 'isolated'),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocab_size, min_frequency=2, special_tokens=['<pad>', '</s>', '<s>'],
-        show_progress=False, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
+    tokenizer.train_from_iterator(texts, trainer)
+    if kind == 'unigram': tokenizer.model = _in_order(tokenizer, {*''.join(texts)})
     return tokenizer
+
+
+def _in_order(tokenizer: Tokenizer, characters: set[str]) -> models.Unigram:
+    "Its model in one order: the trainer has bytes that no text contains in any"
+    vocabulary = json.loads(tokenizer.to_str())['model']['vocab']
+    words = tokenizer.pre_tokenizer.pre_tokenize_str(''.join(sorted(characters)))
+    seen, least = {*''.join(word for word, _ in words)}, min(score for _, score in vocabulary)
+    scores = [(piece, round(least if len(piece) == 1 and piece not in seen else score, 6))
+              for piece, score in vocabulary]
+    return models.Unigram(scores[:3] + sorted(scores[3:], key=lambda o: (-o[1], o[0])))
 
 # %% ../../nbs/models/10_tokenizers.ipynb #9fd7b247
 def train_tokenizer(
     texts: Iterable[str],        # the task's text: inputs, and targets
     arch: Arch = 'causal',       # `seq2seq` ends what is read with `</s>`
     vocab_size: int = 1024,      # the most tokens it may have; 259 are bytes and special tokens
+    kind: Literal['bpe', 'unigram'] = 'bpe',  # byte-pair encoding, or a unigram model
 ) -> 'PreTrainedTokenizerFast':  # the tokenizer
     "A byte-level tokenizer for one task; a `CotkitError` without text or room for the bytes"
     from transformers import PreTrainedTokenizerFast
@@ -48,11 +63,13 @@ def train_tokenizer(
     if vocab_size < 259:
         remedy = 'At least 259: 256 bytes and 3 special tokens.'
         raise CotkitError(f'is {vocab_size}', remedy, field='vocab_size')
+    if kind not in ('bpe', 'unigram'):
+        raise CotkitError(f'is {kind!r}', 'One of: bpe, unigram.', field='kind')
     texts = list(texts)
     if not any(texts):
         remedy = 'Give the inputs and targets of the task.'
         raise CotkitError('no text to train a tokenizer on', remedy, field='texts')
-    tokenizer = _train_bpe(texts, vocab_size)
+    tokenizer = _train_bytes(texts, vocab_size, kind)
     if arch == 'seq2seq':
         end = [('</s>', tokenizer.token_to_id('</s>'))]
         tokenizer.post_processor = processors.TemplateProcessing(

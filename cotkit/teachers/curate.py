@@ -15,14 +15,15 @@ from ..data.answers import Accuracy, Answer, is_correct, same_answer
 from ..data.reading import cut_run_on, last_marker
 from ..data.core import (
     CotkitError, Problem, Rationale, Registry, Row, TokenLogprob, html_table, question_key)
+from ..data.decomposition import check_steps
 from ..data.formats import Format, split_reasoning
 from .protocol import split_thinking
 
 # %% auto #0
 __all__ = ['Filter', 'FILTERS', 'register_filter', 'Keep', 'PRESETS', 'REASONS', 'training_span', 'read_rationale', 'Reading',
-           'empty', 'truncated', 'unparsed', 'unstated', 'wrong', 'no_gold_answer', 'NoReasoning', 'duplicate',
-           'OverQuota', 'Contaminated', 'filter_to_dict', 'get_filter', 'Dropped', 'Curated', 'curate', 'Vote',
-           'most_votes', 'majority_vote']
+           'empty', 'truncated', 'unparsed', 'unstated', 'wrong', 'no_gold_answer', 'undecomposed', 'NoReasoning',
+           'duplicate', 'OverQuota', 'Contaminated', 'filter_to_dict', 'get_filter', 'Dropped', 'Curated', 'curate',
+           'MajorityVote', 'most_votes', 'majority_vote']
 
 # %% ../../nbs/teachers/26_curate.ipynb #2f6d4fe8
 _SENTENCE_END = re.compile(r'[.!?](?=\s|$)|(?=\n)|$')
@@ -84,6 +85,7 @@ def _read(
         rationale, text=rationale.text[start:end], correct=correct,
         answer=None if answer is None else answer.value,
         thinking=rationale.thinking or split_thinking(rationale.text)[0],
+        steps=format.steps(rationale.text[start:end], problem) or rationale.steps,
         logprobs=_logprobs_within(rationale.logprobs, rationale.text, start, end))
     return read, answer
 
@@ -159,6 +161,15 @@ def no_gold_answer(
 ) -> str | None:       # the reason, or None
     "Nobody knows whether it is right"
     return 'no gold answer' if reading.rationale.correct is None else None
+
+
+@register_filter
+def undecomposed(
+    reading: Reading,  # what was read
+) -> str | None:       # the reason, or None
+    "It has no sub-questions with solutions, or their arithmetic is wrong"
+    if not reading.rationale.steps: return 'undecomposed'
+    return 'wrong step' if check_steps(reading.problem, reading.rationale.steps) else None
 
 # %% ../../nbs/teachers/26_curate.ipynb #d91094a9
 @register_filter('no_reasoning')
@@ -383,7 +394,7 @@ def _result(
 
 # %% ../../nbs/teachers/26_curate.ipynb #ec01f9ff
 @dataclass(repr=False)
-class Vote:
+class MajorityVote:
     "What several samples say together"
     answers: dict[str, str | None]  # problem id to the answer with most votes; None if unread
     accuracy: Accuracy              # of these answers: maj@k
@@ -391,7 +402,7 @@ class Vote:
     k: int                          # the most samples that voted about one problem
 
     def __repr__(self) -> str:
-        return f'Vote(maj@{self.k}: {self.accuracy}; one sample: {self.single})'
+        return f'MajorityVote(maj@{self.k}: {self.accuracy}; one sample: {self.single})'
 
     def _repr_html_(self) -> str:
         rows = [(f'majority of {self.k}', self.accuracy), ('one sample', self.single)]
@@ -416,7 +427,7 @@ def majority_vote(
     problems: Sequence[Problem],      # what they are about
     format: Format,                   # the format the teacher was asked with
     k: int | None = None,             # samples of each problem that vote; all if None
-) -> Vote:                            # answers by vote and their accuracy, maj@k
+) -> MajorityVote:                            # answers by vote and their accuracy, maj@k
     "Self-consistency: the most frequent answer to each problem that has a rationale"
     known = {p.id: p for p in problems}
     groups: dict[str, list[Rationale]] = defaultdict(list)
@@ -429,4 +440,4 @@ def majority_vote(
                for name, group in groups.items()}
     right = sum(is_correct(known[name], answer) for name, answer in answers.items())
     single = _accuracy(r for group in groups.values() for r in group)
-    return Vote(answers, Accuracy(right, len(answers)), single, max(map(len, groups.values())))
+    return MajorityVote(answers, Accuracy(right, len(answers)), single, max(map(len, groups.values())))

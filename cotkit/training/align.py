@@ -163,7 +163,7 @@ class Vocabulary:
         for token, i in self.tokens.items():
             self.token_bytes[i] = token.encode(errors='replace') if i in added else read(token)
         self.widths = np.fromiter(map(len, self.token_bytes), np.int64, len(self.token_bytes))
-        self.marked = np.array([o.startswith(b' ') for o in self.token_bytes], bool)
+        self.begins_word = np.array([o.startswith(b' ') for o in self.token_bytes], bool)
         self.special = set(tokenizer.all_special_ids)
         usable = [i for i, o in enumerate(self.token_bytes) if o and i not in self.special]
         self.found = {self.token_bytes[i]: i for i in reversed(usable)}

@@ -9,18 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..data.core import Example
-from ..data.formats import AnswerOnly, Format, StepByStep, ZeroShotCoT, check_demonstrations
-from ..data.formats import check_disjoint, examples_from
+from ..data.formats import check_demonstrations, check_disjoint, examples_from
 from ..models.students import Student
 from .config import TrainConfig
 from .trainer import Monitor, TrainingSet, train
 
 # %% auto #0
-__all__ = ['RECIPES', 'training_examples', 'distill']
-
-# %% ../../nbs/training/36_distill.ipynb #46895b19
-RECIPES: dict[str, type[Format]] = {
-    'label-only': AnswerOnly, 'step-by-step': StepByStep, 'chain-of-thought': ZeroShotCoT}
+__all__ = ['training_examples', 'distill']
 
 # %% ../../nbs/training/36_distill.ipynb #36a00012
 def training_examples(

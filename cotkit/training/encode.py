@@ -178,8 +178,9 @@ class TokenBlocks(torch.utils.data.Dataset):
     def __init__(self,
         ids: 'np.ndarray | torch.Tensor | datasets.Dataset', # (n, length), or a column `input_ids`
         numbered: bool = True, # with the column `example`, as rows to train on have it
+        pad_id: int | None = None, # a token that only fills up blocks, and is never supervised
     ):
-        self.numbered = numbered
+        self.numbered, self.pad_id = numbered, pad_id
         self.ids = ids.with_format('numpy')['input_ids'] if hasattr(ids, 'column_names') else ids
         shape = np.shape(self.ids[:1])
         if len(shape) != 2 or shape[0] < 1 or shape[1] < 2:
@@ -192,8 +193,13 @@ class TokenBlocks(torch.utils.data.Dataset):
         ids = np.asarray(self.ids[i], np.int64)
         labels = ids.copy()
         labels[0] = IGNORE_INDEX
+        if self.pad_id is not None: labels[ids == self.pad_id] = IGNORE_INDEX
         row = {'input_ids': ids, 'labels': labels, 'objective': 0}
         return {**row, 'example': i} if self.numbered else row
+
+    def tobytes(self, begin: int, end: int) -> bytes:
+        "The ids of some blocks, for a fingerprint"
+        return np.asarray(self.ids[begin:end], np.int64).tobytes()
 
 # %% ../../nbs/training/30_encode.ipynb #47f72dfe
 def _segments(rows: Sequence[Mapping[str, Any]], width: int) -> dict[str, np.ndarray]:

@@ -99,7 +99,7 @@ def _spaces(
     (t, s), student = matches, aligned.student
     marked = np.array([o.startswith(b' ') for o in teacher.token_bytes] or [False])
     drop = _unwritten_space(aligned.teacher, t, marked[teacher.top[t, 0]])
-    return np.stack([drop, _unwritten_space(student, s, vocabulary.marked[student.ids[s]])])
+    return np.stack([drop, _unwritten_space(student, s, vocabulary.begins_word[student.ids[s]])])
 
 # %% ../../nbs/training/34_soft_targets.ipynb #2a1d1660
 def _student_ids(
