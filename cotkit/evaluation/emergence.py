@@ -152,12 +152,12 @@ def _undecided(reason: str) -> Finding: return 'undecided', reason
 def _few(count: int) -> Finding:
     return _undecided(f'{count} scales; five are the least for a smooth law, six for a break')
 
-# %% ../../nbs/evaluation/55_emergence.ipynb #275bc897
+# %% ../../nbs/evaluation/55_emergence.ipynb #3e90f6e8
 def _outside(e: _Evidence) -> str:
     "What came behind the break, and what was predicted"
     jump, scale = e.jump, e.curve.scales[e.jump.before - 1]
-    return (f'the scales after {scale:.3g} reach {jump.observed:.3g}; the {jump.before} smaller ones '
-            f'predicted [{jump.low:.3g}, {jump.high:.3g}] (95 %)')
+    return (f'the scales after {scale:.3g} reach {jump.observed:.3g}; the {jump.before} smaller '
+            f'ones predicted [{jump.low:.3g}, {jump.high:.3g}] (95 %)')
 
 
 def _how_smooth(e: _Evidence) -> Finding:
@@ -225,7 +225,7 @@ def _judge_jump(e: _Evidence, partners: Mapping[str, Finding]) -> Finding:
     return _undecided('jumps from chance; without a continuous metric of the task, '
                       'ability and metric cannot be told apart')
 
-# %% ../../nbs/evaluation/55_emergence.ipynb #732a156f
+# %% ../../nbs/evaluation/55_emergence.ipynb #ad26c7d7
 def _judge_climb(e: _Evidence, partners: Mapping[str, Finding], criteria: Criteria) -> Finding:
     "Verdict on a score that is above chance and does not jump"
     (start, end), verdicts = e.ends, {verdict for verdict, _ in partners.values()}
@@ -241,8 +241,8 @@ def _judge_climb(e: _Evidence, partners: Mapping[str, Finding], criteria: Criter
         return 'smooth', 'rises without a jump, and the continuous metric is smooth'
     if _no_trend(e.curve): return 'smooth', 'no change with scale beyond its scatter'
     if e.jump is None: return _few(len(e.curve.scales))
-    return _undecided(f'neither smooth (a law explains {max(0, e.shapes.explained):.0%}) nor a jump '
-                      'from chance')
+    explained = max(0, e.shapes.explained)
+    return _undecided(f'neither smooth (a law explains {explained:.0%}) nor a jump from chance')
 
 # %% ../../nbs/evaluation/55_emergence.ipynb #74ca9819
 @dataclass(frozen=True)

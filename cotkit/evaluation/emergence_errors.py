@@ -27,7 +27,7 @@ class Setting:
     scatter: float = 0.02 # of continuous metrics, as a share of their range; and between models
     length: int = 8       # tokens of an answer
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #beedc387
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #9291a947
 Draw = Callable[[np.ndarray, Setting, np.random.Generator], tuple]
 TASKS: Registry[Draw] = Registry('simulated task')
 TRUTH: dict[str, tuple[set[str], set[str]]] = {}  # right verdicts of the score and of the metric
@@ -38,133 +38,133 @@ def _task(name: str, score: str, metric: str = '') -> Callable[[Draw], Draw]:
     TRUTH[name] = (set(score.split('|')), set(metric.split('|')))
     return TASKS.register(name)
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #23b973e3
 def _s(z: np.ndarray) -> np.ndarray: return 1 / (1 + np.exp(-z))
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #e8f81803
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #a8d185d4
 @_task('slow climb', 'smooth', 'smooth')
 def _slow_climb(u, setting, rng):
     z = rng.uniform(-3, -1) + rng.uniform(2.5, 5) * u
     return _s(z), ('probability', _s(0.8 * z + 0.3)), 0.0
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #f7eb5ded
 @_task('climb above chance', 'smooth', 'smooth')
 def _climb_above_chance(u, setting, rng):
     z = rng.uniform(-2.5, -1) + rng.uniform(3, 5) * u
     return 0.25 + 0.75 * _s(z), ('brier', 1.5 * (1 - _s(z))), 0.25
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #f041fbc0
 @_task('climb, score alone', 'smooth')
 def _climb_alone(u, setting, rng):
     return _s(rng.uniform(-4, -1) + rng.uniform(3, 6) * u), None, 0.0
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #8865dfcc
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #5221b82d
 def _token_accuracy(u: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     "exp(-loss), the loss a power law of scale"
     return np.exp(-rng.uniform(1.2, 2.5) * np.exp(-rng.uniform(3.2, 4.5) * u))
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #425fae02
 @_task('artefact, edit distance', 'metric artefact|smooth', 'smooth')
 def _artefact_edits(u, setting, rng):
     p = _token_accuracy(u, rng)
     return p ** setting.length, ('token_edit_distance', setting.length * (1 - p)), 0.0
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #783e88bc
 @_task('artefact, log-likelihood', 'metric artefact|smooth', 'smooth')
 def _artefact_likelihood(u, setting, rng):
     p = _token_accuracy(u, rng)
     return p ** setting.length, ('log_likelihood', setting.length * np.log(p)), 0.0
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #26ff2fa6
 @_task('artefact, Brier', 'metric artefact|smooth', 'smooth')
 def _artefact_brier(u, setting, rng):
     p = _token_accuracy(u, rng)
     return p ** setting.length, ('brier', (1 - p) ** 2 + (1 - p) ** 2 / 3), 0.0
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #193a2ade
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #477b2029
 def _step(u: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     "0 below a threshold and 1 above it; four scales or more below, two or more above"
     k = len(u)
     return (np.arange(k) >= rng.integers(4, max(k - 2, 4) + 1)).astype(float)
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #26499b51
 @_task('step', 'emergent', 'emergent')
 def _emergent_step(u, setting, rng):
     on = _step(u, rng)
     return on * (0.5 + 0.3 * u), ('token_edit_distance', 6 - 4 * on - 0.5 * u), 0.0
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #2fe7fffc
 @_task('step above chance', 'emergent', 'emergent')
 def _emergent_choice(u, setting, rng):
     on = _step(u, rng)
     return 0.25 + 0.5 * on, ('choice_probability', 0.25 + 0.02 * u + 0.4 * on), 0.25
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #6ba9298e
 @_task('hinge', 'emergent', 'emergent')
 def _emergent_hinge(u, setting, rng):
     past = np.maximum(u - u[-max(len(u) // 2, 2) - 1], 0)
     return 1.6 * past, ('token_edit_distance', 6 - 9 * past), 0.0
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #691af5d2
 @_task('step of a loss', '', 'emergent')
 def _loss_step(u, setting, rng):
     return None, ('loss', 3 - 0.4 * u - 1.2 * _step(u, rng)), None
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #4e22a9ba
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #a42739aa
 @_task('guesses', 'at chance')
 def _guesses(u, setting, rng): return 0.25 + 0 * u, None, 0.25
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #b72c8b08
 @_task('constant answer', 'at chance')
 def _constant(u, setting, rng):
     share = round(rng.uniform(0.3, 0.45) * setting.n) / setting.n
     return np.where(rng.random(len(u)) < 0.85, share, 1 - share), 'exactly', 0.5
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #4854e859
 @_task('floor', 'at chance')
 def _floor(u, setting, rng): return 0.0005 * u, None, 0.0
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #738276bd
 @_task('six items', 'undecided|at chance', 'undecided')
 def _six_items(u, setting, rng):
     on = _step(u, rng)
     return 0.9 * on, ('token_edit_distance', 6 - 4 * on), 0.0
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #4e749880
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #8edea74e
 @_task('inverse scaling', 'smooth|undecided|at chance', 'smooth')
 def _inverse(u, setting, rng): return 0.6 - 0.4 * u, ('loss', 2 + u), 0.0
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #c172a343
 @_task('U-shape', 'undecided|smooth', 'undecided|smooth')
 def _u_shape(u, setting, rng):
     return 0.2 + 1.6 * (u - 0.5) ** 2, ('probability', 0.2 + 2 * (u - 0.5) ** 2), 0.0
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #fd16580f
 @_task('ceiling', 'smooth')
 def _ceiling(u, setting, rng): return 0.97 + 0.02 * u, None, 0.25
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #f8aa1575
 @_task('power law of loss', '', 'smooth')
 def _power_law(u, setting, rng):
     return None, ('loss', 1.5 + 2 * np.exp(-rng.uniform(1, 4) * u)), None
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #1e0ed2c6
 @_task('perplexity', '', 'smooth')
 def _perplexity(u, setting, rng):
     return None, ('perplexity', np.exp(1 + 4 * np.exp(-rng.uniform(1, 3) * u))), None
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #d153c43c
 @_task('no change', '', 'smooth|undecided')
 def _no_change(u, setting, rng): return None, ('loss', 2 + 0 * u + 0.5 * setting.scatter), None
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #3117691e
-def _draw_score(truth: np.ndarray, n: int, setting: Setting, rng: np.random.Generator) -> np.ndarray:
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #392c9e37
+def _draw_score(truth: np.ndarray, n: int, scatter: float, rng: np.random.Generator) -> np.ndarray:
     "Shares of right items"
     truth = np.clip(truth, 1e-9, 1 - 1e-9)
-    moved = np.log(truth / (1 - truth)) + rng.normal(0, 3 * setting.scatter, len(truth))
+    moved = np.log(truth / (1 - truth)) + rng.normal(0, 3 * scatter, len(truth))
     return rng.binomial(n, _s(moved)) / n
 
-
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #dc99c868
 def _draw_metric(metric: tuple, setting: Setting, rng: np.random.Generator) -> np.ndarray:
     "Values of a continuous metric, within what it can be"
     name, truth = metric
@@ -174,7 +174,7 @@ def _draw_metric(metric: tuple, setting: Setting, rng: np.random.Generator) -> n
     if name.endswith('probability'): return np.clip(values, 0.001, 0.999)
     return values if name == 'log_likelihood' else np.maximum(values, 0.001)
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #728cf1f4
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #80e0a4b3
 def simulate_task(
     name: str,                 # one of `TASKS`
     setting: Setting,          # what it is measured with
@@ -187,7 +187,7 @@ def simulate_task(
     truth, metric, chance = TASKS[name](u, setting, rng)
     scales, curves = 10 ** (19 + 3 * u), []
     if truth is not None:
-        right = truth if metric == 'exactly' else _draw_score(truth, n, setting, rng)
+        right = truth if metric == 'exactly' else _draw_score(truth, n, setting.scatter, rng)
         curves.append(Curve('simulated', name, 'accuracy', scales, right, (n,) * k, chance))
     if isinstance(metric, tuple):
         values, count = _draw_metric(metric, setting, rng), (n,) * k if n == 6 else ()
@@ -195,7 +195,7 @@ def simulate_task(
                             lower=lower_is_better(metric[0])))
     return curves
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #3153583a
+# %% ../../nbs/evaluation/57_emergence_errors.ipynb #e1bdad56
 def error_rates(
     names: Sequence[str],             # of simulated tasks
     setting: Setting = Setting(),     # what they are measured with

@@ -281,7 +281,7 @@ def _item_rows(scores: Sequence[_Score], columns: TableColumns) -> Runs:
         items[score.item] = score
     return runs
 
-# %% ../../nbs/evaluation/53_emergence_tables.ipynb #2bc46c1d
+# %% ../../nbs/evaluation/53_emergence_tables.ipynb #03d57abd
 def _check_items(runs: Runs, columns: TableColumns) -> None:
     "A `CotkitError` where scales or seeds were asked different items"
     (place, first), *others = runs.items()
@@ -289,8 +289,8 @@ def _check_items(runs: Runs, columns: TableColumns) -> None:
         odd = sorted(set(first) ^ set(items))
         if not odd: continue
         row = (items if odd[0] in items else first)[odd[0]]
-        problem = (f'unequal item sets: {odd[0]!r} stands at only one of the scales {place[0]:g} and '
-                   f'{scale:g} ({len(odd)} items differ)')
+        problem = (f'unequal item sets: {odd[0]!r} stands at only one of the scales {place[0]:g} '
+                   f'and {scale:g} ({len(odd)} items differ)')
         raise row.wrong(problem, 'Ask all scales the same items.', columns.item_column)
 
 # %% ../../nbs/evaluation/53_emergence_tables.ipynb #ba281aca

@@ -56,10 +56,11 @@ def resolution(
     "The smallest step that a score can make"
     return 1 / min(curve.n) if curve.share and min(curve.n) else 0.0
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #9a22f964
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #902e32ba
+# The climb of an S from 10 % to 90 %, as a share of the range of scales
 WIDE, STEEP = (0.5, 0.7, 0.9, 1.2, 1.5), (0.02, 0.06, 0.12, 0.2, 0.3, 0.4)
 
-
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #9a6a8ba1
 def _designs(x: np.ndarray, kind: str) -> list[np.ndarray]:
     "For each member of a family of shapes its columns; x runs from 0 to 1"
     one, last = np.ones_like(x), len(x) - 2
@@ -72,7 +73,7 @@ def _designs(x: np.ndarray, kind: str) -> list[np.ndarray]:
     places = ((x - m) * 4.394 / w for w in widths for m in np.linspace(0, 1, 26))
     return [np.stack([one, 1 / (1 + np.exp(-np.clip(o, -50, 50)))], 1) for o in places]
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #2579ef01
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #a2f28ac2
 @lru_cache(maxsize=256)
 def _projections(x: tuple[float, ...], kind: str) -> tuple[np.ndarray, np.ndarray]:
     "What takes the fit off a curve, and what reads the last coefficient of the fit"
@@ -80,12 +81,12 @@ def _projections(x: tuple[float, ...], kind: str) -> tuple[np.ndarray, np.ndarra
     residual = np.eye(len(x)) - np.stack(_designs(np.array(x), kind)) @ inverse
     return residual, inverse[:, -1]
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #3141cbc5
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #a208b376
 def _unit(x: np.ndarray) -> tuple[float, ...]:
     "Places from 0 to 1"
     return tuple(np.round((x - x[0]) / (x[-1] - x[0]), 6).tolist())
 
-
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #4bb0e593
 def _fit(x: np.ndarray, y: np.ndarray, kind: str) -> tuple[float, int]:
     "The smallest sum of squares of a family, and which member has it; only climbs count as breaks"
     residual, last = _projections(_unit(x), kind)
@@ -94,7 +95,7 @@ def _fit(x: np.ndarray, y: np.ndarray, kind: str) -> tuple[float, int]:
     best = int(squares.argmin())
     return float(squares[best]), best
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #ce747e06
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #18630da7
 @dataclass(frozen=True)
 class Shapes(Row):
     "How well smooth laws and breaks describe a curve: sums of squared residuals"
@@ -113,7 +114,7 @@ class Shapes(Row):
 
     coefficients: int = 2  # of the best smooth law
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #a5193844
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #32173614
 def break_test(
     curve: Curve,              # at least six scales; otherwise p is 1
 ) -> tuple[float, float]:      # p-value, and the last scale before the break
@@ -131,7 +132,7 @@ def break_test(
     t = math.sqrt((line - best[0]) / max(best[0] / freedom, 1e-300))
     return min(1.0, tests * float(stats.t.sf(t, freedom))), best[1]
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #c378d2cf
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #4c22fdf4
 def laws(
     curve: Curve,  # any curve
 ) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:  # values and their variances by law
@@ -151,7 +152,7 @@ def laws(
         found['logistic'] = (sign * np.log(share / (1 - share)), scaled(slope))
     return found
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #d057e878
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #fafa6acb
 def _logistic(curve: Curve, v: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
     "Empirical logits of a score above chance, and their variances"
     n = np.array(curve.n, dtype=float)
@@ -161,13 +162,13 @@ def _logistic(curve: Curve, v: np.ndarray | None) -> tuple[np.ndarray, np.ndarra
     slope = 1 / ((1 - curve.chance) * share * (1 - share))
     return np.log(share / (1 - share)), None if v is None else v * slope ** 2
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #6fad12ff
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #7152225e
 def _fitted(x: np.ndarray, y: np.ndarray, kind: str) -> np.ndarray:
     "What the best member of a family of shapes predicts"
     residual, _ = _projections(_unit(x), kind)
     return y - residual[_fit(x, y, kind)[1]] @ y
 
-
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #8abba6bd
 def _smooth_fits(curve: Curve) -> dict[tuple[str, str], tuple[float, int]]:
     "For each law and smooth shape its sum of squares, as the curve stands, and its coefficients"
     y, found = curve.y, {}
@@ -180,7 +181,7 @@ def _smooth_fits(curve: Curve) -> dict[tuple[str, str], tuple[float, int]]:
             found[law, shape] = float(((y - fitted) ** 2).sum()), coefficients
     return found
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #156a773e
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #5c1e300b
 def shapes(
     curve: Curve,  # at least three scales
 ) -> Shapes:       # sums of squares
@@ -193,7 +194,7 @@ def shapes(
     least = min(o for o, _ in smooth.values())
     return Shapes(total, smooth['line', 'line'][0], least, sharp, k - coefficients, coefficients)
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #9009631e
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #d9e1c86b
 def extrapolate(x: np.ndarray, y: np.ndarray, v: np.ndarray | None, ends: tuple[int, int]
                  ) -> tuple[float, float, float, int]:
     "Observed and predicted mean of y[ends[0]:ends[1]], its standard error and degrees of freedom"
@@ -209,7 +210,7 @@ def extrapolate(x: np.ndarray, y: np.ndarray, v: np.ndarray | None, ends: tuple[
     floor = 1e-9 * (float(np.ptp(y)) or 1.0)
     return float(y[later].mean()), float(at @ beta), max(math.sqrt(variance), floor), j - 2
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #f3074d2b
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #b529e1b4
 @dataclass(frozen=True)
 class Prediction(Row):
     "What the smaller scales say of the larger ones, and what came"
@@ -227,7 +228,7 @@ class Prediction(Row):
         "Whether what came is outside the interval"
         return not self.low <= self.observed <= self.high
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #9a301839
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #a4faf9d8
 def predict(
     curve: Curve,          # any curve
     before: int,           # from how many of the smallest scales, at least 3
@@ -242,7 +243,7 @@ def predict(
     low, high = sorted((sign * (expected - half), sign * (expected + half)))
     return Prediction(sign * observed, low, high, before, observed - expected)
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #76cd89b3
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #d3c5b399
 def predict_largest(
     curve: Curve,           # at least four scales
 ) -> Prediction | None:     # None if there are fewer
@@ -250,7 +251,7 @@ def predict_largest(
     before = len(curve.scales) - math.ceil(0.3 * len(curve.scales))
     return predict(curve, before) if before > 2 else None
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #92eb3656
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #5fd524be
 def find_jump(
     curve: Curve,       # at least six scales
 ) -> Prediction | None: # at the cut where the excess is least likely; None if there are fewer
@@ -269,7 +270,7 @@ def find_jump(
     p = len(cuts) * cuts[cut][nearest]
     return replace(predict(curve, cut), p_line=min(1.0, p_line), p=min(1.0, p), law=nearest)
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #0747744e
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #7c33f84d
 def chance_test(
     curve: Curve,          # a score
     level: float,          # what guessing reaches
@@ -287,7 +288,7 @@ def chance_test(
     mean = (y[top].mean() - p0[top].mean()) / math.sqrt(float((p0 * (1 - p0) / n)[top].mean()))
     return min(1.0, 2 * min(float(stats.norm.sf(mean / spread)), len(y) * float(single.min())))
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #b6352ec6
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #50ed1df3
 def constant_answer(
     curve: Curve,       # a score
 ) -> float | None:      # its value where the answer is constant; None if there is no such value
