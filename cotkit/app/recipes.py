@@ -102,8 +102,8 @@ def command(
     return register
 
 # %% ../../nbs/app/72_recipes.ipynb #11ed72d9
-_MODULES = ('commands', 'student_commands', 'scaling_commands', 'emergence_commands',
-            'report_commands')  # in the order of the help
+_MODULES = ('commands', 'student_commands', 'pretraining_commands', 'scaling_commands',
+            'emergence_commands', 'report_commands')  # in the order of the help
 
 
 def load_commands() -> dict[str, Command]:
