@@ -194,10 +194,14 @@ def shapes(
     least = min(o for o, _ in smooth.values())
     return Shapes(total, smooth['line', 'line'][0], least, sharp, k - coefficients, coefficients)
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #d9e1c86b
-def extrapolate(x: np.ndarray, y: np.ndarray, v: np.ndarray | None, ends: tuple[int, int]
-                 ) -> tuple[float, float, float, int]:
-    "Observed and predicted mean of y[ends[0]:ends[1]], its standard error and degrees of freedom"
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #4f679640
+def extrapolate(
+    x: np.ndarray,          # log10 of the scales
+    y: np.ndarray,          # values
+    v: np.ndarray | None,   # their variances; None if nothing is known of them
+    ends: tuple[int, int],  # the first scale that is predicted, and the one behind the last
+) -> tuple[float, float, float, int]:  # observed, predicted, standard error, degrees of freedom
+    "Predict the mean of some scales from all smaller ones, by a line"
     j, later = ends[0], slice(*ends)
     weights = np.ones(len(x)) if v is None else v
     design = np.stack([np.ones(j), x[:j]], 1)
