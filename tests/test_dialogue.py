@@ -5,7 +5,6 @@ import random
 
 import pytest, torch
 
-from cotkit.data.core import CotkitError
 from cotkit.models.config import ARCHITECTURES, DecodingParams
 from cotkit.models.dialogue import Dialogue, common_prefix
 from cotkit.models.generate import generations
@@ -94,9 +93,22 @@ def test_sampling_depends_on_conversation_and_turn_alone(arch):
     assert list(games[0][0].values()) == generations(student, [QUESTION] * 8, DecodingParams(12, **how))
 
 
-def test_a_prompt_that_is_too_long_is_refused():
+def test_a_prompt_that_fills_the_context_is_cut_and_the_others_go_on():
     from cotkit.models.students import Size, build_model
     model = build_model(Size(2, 32, 2), TOKENIZERS['causal'], max_position_embeddings=64)
     dialogue = Dialogue(Student(model, TOKENIZERS['causal']), DecodingParams(4))
     dialogue.ask({0: 'Ann has'})
-    with pytest.raises(CotkitError, match='this model reads 63'): dialogue.ask({0: f'Ann has {QUESTION * 3}'})
+    said = dialogue.ask({0: f'Ann has {QUESTION * 3}', 1: 'Ann buys'})
+    assert (said[0].text, said[0].finish_reason, said[0].completion_tokens) == ('', 'length', 0) and set(dialogue.remembered) == {1}
+    assert said[1] == generations(dialogue.student, ['Ann buys'], DecodingParams(4))[0]
+
+
+def test_what_runs_on_beside_others_is_not_taken_for_read():
+    "A stopped row goes on in its batch for a while; its next prompt may begin just so"
+    student, prompts = student_of('causal'), {i: ' '.join(WORDS[i:i + 6]) for i in range(8)}
+    whole = dict(zip(prompts, generations(student, list(prompts.values()), DecodingParams(16))))
+    dialogue = Dialogue(student, DecodingParams(16))
+    cut = dialogue.ask(prompts, stop=tuple({g.text[2] for g in whole.values() if len(g.text) > 3}))
+    assert sum(len(cut[i].text) < len(whole[i].text) for i in prompts) > 2
+    prompts = {i: f'{text} {whole[i].text}' for i, text in prompts.items()}
+    assert list(dialogue.ask(prompts).values()) == generations(student, list(prompts.values()), DecodingParams(16))

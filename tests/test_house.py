@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb')
                    if not any(part.startswith(('.', '_')) for part in p.relative_to(ROOT).parts))
 NUMBERED = [p for p in NOTEBOOKS if re.match(r'\d\d_', p.name)]
-LIGHT = ('teachers.protocol', 'teachers.store', 'teachers.collect', 'teachers.curate', 'evaluation.evaluate', 'app.cli')
+LIGHT = ('teachers.protocol', 'teachers.store', 'teachers.collect', 'teachers.curate', 'evaluation.evaluate', 'app.cli', 'pretraining.simplify', 'pretraining.text_files')
 LESSON_FLAGS = ('slow', 'gpu', 'api', 'notest')
 
 

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 from cotkit.data.core import CotkitError
+from cotkit.data.story_world import stories
 from cotkit.data.formats import FewShotCoT, StepByStep, ZeroShotCoT
 from cotkit.models.students import (
     SIZES, Size, Student, StudentConfig, build_model, load_model, load_weights, make_student, parameter_count)
@@ -535,11 +536,11 @@ def test_weights_of_another_model_are_refused(tmp_path):
 
 
 def test_a_unigram_tokenizer_loses_nothing():
-    texts = [f'{name} has {n} apples and {n + 5} pears.' for name in ('Ann', 'Tom', 'Mia') for n in range(30)]
-    tokenizer = train_tokenizer(texts, vocab_size=300, kind='unigram')
+    texts = [story.text for story, _ in zip(stories(), range(400))]
+    tokenizer = train_tokenizer(texts, vocab_size=700, kind='unigram')
     hostile = 'naïve 𝟙 🧮\r\n\t</s><pad>  \x00'
     assert tokenizer.decode(tokenizer(hostile).input_ids, skip_special_tokens=True) == hostile
     assert tokenizer.eos_token_id not in tokenizer(hostile).input_ids
-    assert len(tokenizer(texts[0]).input_ids) < 12
-    assert tokenizer.get_vocab() == train_tokenizer(texts, vocab_size=300, kind='unigram').get_vocab()
+    assert len(tokenizer(texts[0]).input_ids) < 0.6 * len(texts[0])
+    assert tokenizer.get_vocab() == train_tokenizer(texts, vocab_size=700, kind='unigram').get_vocab()
     with pytest.raises(CotkitError): train_tokenizer(texts, kind='words')

@@ -12,8 +12,10 @@ from scipy.optimize import minimize
 
 from cotkit.app.cli import main
 from cotkit.data.core import CotkitError
-from cotkit.pretraining.loss_tables import LAWS, Law, LossColumns, LossTable, draw_losses, read_losses
+from cotkit.pretraining.frontiers import break_test, compute_optimal, frontier, isoflops, power_law
+from cotkit.pretraining.loss_tables import LAWS, LossColumns, LossTable, draw_losses, read_losses
 from cotkit.pretraining.scaling import FitConfig, HuberFit, check_table, descend, expanded_level, fit_law, grid_of_starts, hold_out, predict_loss
+from cotkit.reporting.scaling_figures import scaling_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get('COTKIT_DATA') or ROOT.parent/'shared'/'data')/'scaling'
@@ -249,6 +251,7 @@ FAULTS = {
     'an empty cell': ('params,tokens,loss\n' + ROWS + '1e7,,3\n', 'losses.csv:11: field "tokens": is missing'),
     'a zero': ('params,tokens,loss\n1e7,1e9,0\n' + ROWS, 'losses.csv:2: field "loss": is 0'),
     'a negative loss': ('params,tokens,loss\n1e7,1e9,-2.3\n' + ROWS, 'losses.csv:2: field "loss": is -2.3'),
+    'too large': ('params,tokens,loss\n1e200,1e9,2.3\n' + ROWS, 'losses.csv:2: field "params": is 1e\\+200'),
     'infinity': ('params,tokens,loss\ninf,1e9,2.3\n' + ROWS, 'losses.csv:2: field "params": is inf'),
     'a size in words': ('params,tokens,loss\n70M,1e9,2.3\n' + ROWS, "losses.csv:2: field \"params\": is '70M'. Write a plain number"),
     'too few rows': ('params,tokens,loss\n1e7,1e9,3\n1e8,1e9,2.8\n1e8,1e10,2.6\n', 'losses.csv: has 3 rows. The law has 5 parameters: give at least 6'),
@@ -265,6 +268,35 @@ def test_what_cannot_be_used_is_one_clear_error(fault, tmp_path, capsys):
     assert main(['scaling', str(path), '--json']) == 2
     out, err = capsys.readouterr()
     assert out == '' and len(err.splitlines()) == 1 and re.search(expected, err), err
+
+
+OPTIONS = {
+    '--held-out 1.5': '--held-out: is 1.5', '--held-out 0.95': 'would be left to fit', '--predict params=7e9': '--predict: .*Write params=7e9,tokens=7e9',
+    '--predict params=7e9,tokens=0': '--predict', '--predict seven': '--predict', '--budget -1': '--budget: is -1', '--draws -1': '--draws', '--delta nan': '--delta',
+    '--drop-highest -1': '--drop-highest', '--exponents 0': '--exponents', '--law flops': "no column 'flops'",
+}
+
+
+@pytest.mark.parametrize('options', OPTIONS)
+def test_an_option_that_cannot_be_used_is_named(options, tmp_path, capsys):
+    import re
+    path = write(tmp_path, 'params,tokens,loss\n' + ROWS)
+    assert main(['scaling', str(path), *options.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == '' and len(err.splitlines()) == 1 and re.search(OPTIONS[options], err), err
+
+
+def test_tables_that_show_no_law_are_reported(tmp_path, capsys):
+    for loss in (lambda i: 3.0, lambda i: 2 + i/10, lambda i: 2 + (i*7919 % 13)/10):
+        path = write(tmp_path, 'params,tokens,loss\n' + ''.join(f'{n:g},{d:g},{loss(4*i + j)}\n' for i, n in enumerate(np.geomspace(1e7, 1e10, 4)) for j, d in enumerate(np.geomspace(1e9, 1e12, 4))))
+        assert main(['scaling', str(path), '--draws', '50', '--json']) == 0
+        out, err = capsys.readouterr()
+        assert {'A', 'alpha'} <= set(json.loads(out.splitlines()[-1])['unidentified']) and 'Not identified' in err
+
+
+def test_headings_are_read_as_people_write_them(tmp_path):
+    path = write(tmp_path, ' Params, Tokens ,LOSS\n' + ROWS)
+    assert len(read_losses(path)) == 9
 
 
 def test_arrays_are_checked_like_files():
@@ -314,3 +346,126 @@ def test_other_names_and_laws_on_the_command_line(tmp_path, capsys):
     assert main(['scaling', str(path), '--loss', 'L', '--flops', 'budget', '--law', 'flops', '--draws', '20', '--json']) == 0
     assert set(json.loads(capsys.readouterr().out.splitlines()[-1])['fit']) == {'E', 'K', 'gamma'}
     assert main(['scaling', str(path), '--loss', 'L', '--law', 'flops']) == 2 and "--flops 'N'" in capsys.readouterr().err
+
+
+# Frontiers
+
+def test_the_optimum_is_that_of_a_fine_grid():
+    fit = fit_law(grid(noise=0.003), config=QUICK)
+    for flops in (1e19, 1e21, 1e24):
+        best = compute_optimal(fit, flops)
+        sizes = np.geomspace(best.params/10, best.params*10, 20_001)
+        losses = fit.loss(params=sizes, tokens=flops/6/sizes)
+        assert sizes[losses.argmin()] == pytest.approx(best.params, rel=2e-3) and best.loss == pytest.approx(losses.min(), rel=1e-9)
+        assert best.params*best.tokens*6 == pytest.approx(flops) and best.params_low < best.params < best.params_high
+    assert compute_optimal(fit, 1e24).warning and not compute_optimal(fit, 1e20).warning
+    assert compute_optimal(fit, 1e21, 12).params == pytest.approx(compute_optimal(fit, 5e20).params)
+    with pytest.raises(CotkitError, match='params-tokens'): compute_optimal(fit_law(grid(), 'tokens', FitConfig(draws=0)), 1e20)
+    with pytest.raises(CotkitError, match='flops'): compute_optimal(fit, -1)
+
+
+def test_the_frontier_is_what_no_cheaper_run_beats():
+    rng = np.random.default_rng(0)
+    flops, loss = np.exp(rng.normal(40, 2, 300)), np.exp(rng.normal(1, 0.2, 300))
+    table = LossTable(loss, {'flops': flops})
+    best = frontier(table)
+    kept = {(f, o) for f, o in zip(flops, loss) if not any(g <= f and p < o for g, p in zip(flops, loss))}
+    assert set(zip(best.scales['flops'], best.loss)) == kept
+    bins = frontier(table, per_decade=3)
+    for f, o in zip(bins.scales['flops'], bins.loss): assert o == loss[np.floor(3*np.log10(flops)) == math.floor(3*math.log10(f))].min()
+
+
+def test_a_power_law_is_ordinary_least_squares():
+    rng = np.random.default_rng(0)
+    x = np.geomspace(1, 1e4, 20)
+    y = 3*x**-0.2*np.exp(0.1*rng.normal(size=20))
+    law, (slope, level) = power_law(x, y), np.polyfit(np.log(x), np.log(y), 1)
+    assert (law.exponent, math.log(law.coefficient)) == pytest.approx((slope, level)) and law.low < -0.2 < law.high
+    hits = [power_law(x, 3*x**-0.2*np.exp(0.1*rng.normal(size=20))) for _ in range(400)]
+    assert 0.92 < np.mean([o.low < -0.2 < o.high for o in hits]) < 0.98
+    for x, y, said in (([1, 2], [1, 2], 'At least 3'), ([1, 2, 3], [1, 2], 'length'), ([1, 2, 3], [1, 0, 2], 'points:2.*"y"')):
+        with pytest.raises(CotkitError, match=said): power_law(x, y)
+
+
+def test_a_parabola_is_marked_where_it_is_biased():
+    table = grid(12, 12, 0.0)
+    sizes = table.scales['params']
+    assert isoflops(LossTable(table.loss[:3], {'params': sizes[:3], 'flops': [1e20]*3}))[0].warning == 'fewer than four sizes'
+    sizes = np.geomspace(1e7, 1e8, 6)
+    for curve, said in (((sizes - 3e7)**2/1e16 + 2, ''), (9 - np.log(sizes/1e7)**2, 'no minimum'), (3 - 0.1*np.log(sizes) + 0.001*np.log(sizes)**2, 'outside')):
+        found = isoflops(LossTable(curve, {'params': sizes, 'flops': 1e20*np.linspace(0.99, 1.01, 6)}))
+        assert len(found) == 1 and (said in found[0].warning if said else True), found
+    assert len(isoflops(LossTable([3, 2, 3, 2], {'params': [1, 2, 1, 2], 'flops': [1e18, 1e18, 3e18, 3e18]}))) == 2
+    with pytest.raises(CotkitError, match='no flops'): isoflops(grid())
+
+
+def test_false_alarms_and_power_of_the_break_test():
+    rng, flops = np.random.default_rng(0), np.geomspace(1e14, 1e18, 30)
+    alarms = [break_test(flops, 900*flops**-0.163*np.exp(0.03*rng.normal(size=30)), draws=199).found for _ in range(200)]
+    assert np.mean(alarms) < 0.10
+    bent = [break_test(flops, 900*np.maximum(flops, 3e15)**-0.163*np.exp(0.03*rng.normal(size=30)), draws=199) for _ in range(50)]
+    assert np.mean([o.found for o in bent]) > 0.95
+    stepped = [break_test(flops, np.where(flops < 3e15, 1.2, 1)*900*flops**-0.163*np.exp(0.02*rng.normal(size=30)), draws=199) for _ in range(50)]
+    assert np.mean([o.low < 3e15 < o.high for o in stepped]) > 0.9
+    with pytest.raises(CotkitError, match='At least 8'): break_test(flops[:7], flops[:7])
+
+
+@real
+def test_exponents_of_porian_et_al():
+    with open(DATA/'porian_optima.csv', encoding='utf-8') as f: rows = [row for row in csv.DictReader(f) if row['n']]
+    kinds = list(dict.fromkeys((r['hparams'], r['warmup'], r['decay'], r['param_count'], r['val']) for r in rows))
+    found = []
+    for kind in kinds:
+        own = [r for r in rows if (r['hparams'], r['warmup'], r['decay'], r['param_count'], r['val']) == kind]
+        found.append(f'{power_law([float(r["flops"]) for r in own], [float(r["n"]) for r in own]).exponent:.4f}')
+    assert found == ['0.8338', '0.7009', '0.6035', '0.5714', '0.4970']
+
+
+@real
+def test_the_frontier_of_the_predecessor_study():
+    columns = LossColumns('Total parameters', 'Tokens', 'eval/loss', 'FLOPS Hoffman total')
+    best = read_losses(DATA/'mini_bert_compute_optimal.csv', columns)
+    law = power_law(best.scales['flops'], best.loss)
+    assert law.n == 34 and f'{law.coefficient:.1f}' == '874.7' and f'{law.exponent:.4f}' == '-0.1628'
+    found = break_test(best.scales['flops'], best.loss)
+    assert found.found and 2.2e15/1.35 < found.at < 2.2e15*1.35 and abs(found.after.exponent) > abs(found.before.exponent)
+    runs = read_losses(DATA/'mini_bert_eval.csv.gz', columns)
+    assert len(runs) == 1512
+    again = frontier(runs, per_decade=10)
+    assert break_test(again.scales['flops'], again.loss).low < 2.2e15 < break_test(again.scales['flops'], again.loss).high
+
+
+# Figures
+
+def test_figures_are_drawn_and_written(tmp_path, capsys):
+    path = write(tmp_path, 'params,tokens,loss\n' + ROWS)
+    for name, begins in (('a.png', b'\x89PNG'), ('a.svg', b'<?xml'), ('a.html', b'<!doctype')):
+        assert main(['scaling', str(path), '--draws', '20', '--figure', str(tmp_path/name), '--held-out', '0.3']) == 0
+        assert (tmp_path/name).read_bytes().startswith(begins)
+    page = (tmp_path/'a.html').read_text(encoding='utf-8')
+    assert page.count('<figure') == 4 and 'alpha' in page and 'extrapolated' in page
+    capsys.readouterr()
+    assert main(['scaling', str(path), '--figure', str(tmp_path/'a.txt')]) == 2 and '--figure' in capsys.readouterr().err
+    assert main(['scaling', str(path), '--figure', str(tmp_path/'no'/'a.png'), '--predict', 'seven']) == 2
+
+
+def test_a_figure_marks_what_is_extrapolated():
+    fit, table = fit_law(grid(), config=FitConfig(draws=20)), grid()
+    figure = scaling_figure(fit, table, 'params', reach=10)
+    axes = figure.axes[0]
+    dashed = [line for line in axes.lines if line.get_linestyle() == '--']
+    assert len(dashed) == 5 and all(line.get_xdata().min() >= 1e10*(1 - 1e-6) for line in dashed)
+    assert any('extrapolated' in text.get_text() for text in axes.texts)
+    assert not any('extrapolated' in text.get_text() for text in scaling_figure(fit, table, 'params', reach=1).axes[0].texts)
+    with pytest.raises(CotkitError, match='no apples'): scaling_figure(fit, table, 'apples')
+
+
+def test_the_command_names_the_best_run_and_the_break(tmp_path, capsys):
+    path = write(tmp_path, 'params,tokens,loss\n' + ROWS)
+    assert main(['scaling', str(path), '--draws', '50', '--budget', '1e19', '1e20', '--json']) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])['optimal']
+    assert [o['flops'] for o in found] == [1e19, 1e20] and found[0]['params'] < found[1]['params']
+    lines = ''.join(f'{f:g},{(3.3 if f < 3e15 else 870*f**-0.163)*(1 - i/1000):.5f}\n' for i, f in enumerate(np.geomspace(3e14, 1e17, 30)))
+    path = write(tmp_path, 'flops,loss\n' + lines)
+    assert main(['scaling', str(path), '--law', 'flops', '--draws', '50', '--json']) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])['break']['found']

@@ -102,7 +102,7 @@ def command(
     return register
 
 # %% ../../nbs/app/72_recipes.ipynb #11ed72d9
-_MODULES = ('commands', 'student_commands', 'scaling_commands',
+_MODULES = ('commands', 'student_commands', 'pretraining_commands', 'scaling_commands',
             'report_commands')  # in the order of the help
 
 

@@ -5,11 +5,13 @@
 # %% ../../nbs/evaluation/50_strategies.ipynb #21b41f9b
 from __future__ import annotations
 
+import importlib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Mapping, Protocol, Sequence, runtime_checkable
 
 from ..data.core import CotkitError, Example, Problem, Rationale, Registry, Row, Step
+from ..data.core import html_table
 from ..data.formats import Format, format_from_dict
 from ..teachers.curate import most_votes
 
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
     from cotkit.teachers.store import Store
 
 # %% auto #0
-__all__ = ['STRATEGIES', 'register_strategy', 'Trace', 'Strategy', 'strategy_to_dict', 'strategy_from_dict', 'SingleTurn', 'Vote',
-           'majority', 'choice_examples', 'Likelihood', 'Iterative']
+__all__ = ['STRATEGIES', 'register_strategy', 'STRATEGY_MODULES', 'Trace', 'Strategy', 'find_strategy', 'strategy_to_dict',
+           'strategy_from_dict', 'SingleTurn', 'Vote', 'majority', 'choice_examples', 'Likelihood']
 
 # %% ../../nbs/evaluation/50_strategies.ipynb #7396232e
 @dataclass(frozen=True)
@@ -48,6 +50,12 @@ class Trace(Row):
         turns = tuple(Step.from_dict(step) for step in row.get('turns', ()))
         return super().from_dict({**row, 'turns': turns})
 
+    def _repr_html_(self) -> str:
+        if not self.turns: return super()._repr_html_()
+        said = ((turn.question or '…', turn.solution) for turn in self.turns)
+        ended = [('ended', self.finish_reason)] if self.finish_reason else []
+        return html_table([('problem', self.problem_id), *said, ('output', self.output), *ended])
+
 # %% ../../nbs/evaluation/50_strategies.ipynb #79a1b632
 @runtime_checkable
 class Strategy(Protocol):
@@ -63,6 +71,16 @@ class Strategy(Protocol):
 # %% ../../nbs/evaluation/50_strategies.ipynb #87651ac5
 STRATEGIES: Registry[Any] = Registry('strategy')
 register_strategy = STRATEGIES.register
+STRATEGY_MODULES = ('iterative', 'simple_items')  # with further strategies
+
+
+def find_strategy(
+    name: str,  # of a registered strategy
+) -> Any:       # its class
+    "A strategy by name, from whichever module has it; a `CotkitError` if none does"
+    if name not in STRATEGIES:
+        for module in STRATEGY_MODULES: importlib.import_module(f'cotkit.evaluation.{module}')
+    return STRATEGIES[name]
 
 # %% ../../nbs/evaluation/50_strategies.ipynb #2b46e2b3
 def strategy_to_dict(
@@ -81,7 +99,7 @@ def strategy_from_dict(
 ) -> Strategy:
     "A saved strategy for a model; a `CotkitError` if nothing is registered under its name"
     settings = {k: v for k, v in row.items() if k != 'strategy'}
-    kind = STRATEGIES[row['strategy']]
+    kind = find_strategy(row['strategy'])
     make = getattr(kind, 'from_config', None)
     return make(settings, model, store) if make else kind(model, **settings)
 
@@ -268,14 +286,3 @@ class Likelihood:
     @classmethod
     def from_config(cls, row: Mapping[str, Any], model: Any, store: Any = None) -> Likelihood:
         return cls(model, format_from_dict(row['format']), row['normalise'], row['batch_size'])
-
-# %% ../../nbs/evaluation/50_strategies.ipynb #eb9dbe23
-@runtime_checkable
-class Iterative(Strategy, Protocol):
-    "A strategy of several turns"
-
-    def next_question(self, problem: Problem, turns: Sequence[Step]) -> str | None:
-        "The next sub-question; None when the problem is solved"
-
-    def solution(self, problem: Problem, turns: Sequence[Step], question: str) -> str:
-        "The solution of a sub-question"

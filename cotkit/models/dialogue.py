@@ -14,11 +14,11 @@ from typing import Any, Mapping, Sequence
 import torch
 
 from .config import DecodingParams
-from .generate import (
-    BatchState, DecodeRequest, Decoder, Generation, cache_layers, causal_logits, checked_prompts,
-    run_decoder, stack_rows)
+from cotkit.models.generate import (
+    BatchState, DecodeRequest, Decoder, Generation, cache_layers, causal_logits, run_decoder,
+    stack_rows)
 from .students import Student
-from .tokenizers import pad_rows
+from .tokenizers import context_length, pad_rows, tokenize_inputs
 
 # %% auto #0
 __all__ = ['Remembered', 'common_prefix', 'ReadRows', 'take_prefixes', 'join_rows', 'read_on', 'RememberingDecoder', 'Dialogue']
@@ -126,10 +126,9 @@ class RememberingDecoder(Decoder):
         tensors = [(layer.keys[rows], layer.values[rows]) for layer in cache_layers(state.cache)[0]]
         read = ReadRows(state.mask[rows], _with_layers(state.cache, tensors))
         written = zip(state.request[rows].tolist(), state.tokens[rows].tolist(),
-                      state.count[rows].tolist())
-        for row, (number, tokens, count) in enumerate(written):
-            ids = [*self.requests[number].ids, *tokens[:count - 1]]
-            self.kept[number] = read, row, ids
+                      read.mask.sum(1).tolist())
+        for row, (number, tokens, seen) in enumerate(written):
+            self.kept[number] = read, row, [*self.requests[number].ids, *tokens][:seen]
 
 # %% ../../nbs/models/14_dialogue.ipynb #14a00020
 class Dialogue:
@@ -145,20 +144,23 @@ class Dialogue:
 
     def ask(self,
         prompts: Mapping[int, str],  # by number of the conversation
-    ) -> dict[int, Generation]:      # likewise
+        stop: tuple[str, ...] = (),  # an output ends before any of these
+    ) -> dict[int, Generation]:      # likewise; empty, and cut, where a prompt fills the context
         "What the student writes next in these conversations, whatever has been read before"
         student, how = self.student, self.decoding
-        rows = checked_prompts(student, list(prompts.values()))
-        requests = [DecodeRequest(row, how.max_new_tokens, how.temperature, self._seed(number))
-                    for number, row in zip(prompts, rows)]
-        decoder = RememberingDecoder(student.model, student.tokenizer, requests,
-                                     [self.remembered.get(number) for number in prompts])
-        written = run_decoder(decoder, how.batch_size)
-        numbers = list(prompts)
+        rows = dict(zip(prompts, tokenize_inputs(student.tokenizer, [*prompts.values()],
+                                                 student.arch)))
+        room = context_length(student.model) - (student.arch == 'causal')
+        numbers = [number for number, row in rows.items() if len(row) <= room]
+        requests = [DecodeRequest(rows[i], how.max_new_tokens, how.temperature, self._seed(i), stop)
+                    for i in numbers]
+        known = [self.remembered.get(number) for number in numbers]
+        decoder = RememberingDecoder(student.model, student.tokenizer, requests, known)
+        written = dict(zip(numbers, run_decoder(decoder, how.batch_size)))
         self.remembered = {numbers[i]: read for i, read in decoder.kept.items()}
         self.turns.update(numbers)
-        return {number: replace(g, text=g.text.removeprefix(' '))
-                for number, g in zip(numbers, written)}
+        return {i: replace(written[i], text=written[i].text.removeprefix(' ')) if i in written
+                else Generation('', 'length', len(row), 0) for i, row in rows.items()}
 
     def _seed(self, number: int) -> int:
         return (self.decoding.sampling_seed + 7919 * self.turns[number]) * 1_000_003 + number

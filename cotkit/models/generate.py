@@ -26,8 +26,8 @@ if TYPE_CHECKING: from transformers import PreTrainedModel, PreTrainedTokenizerF
 # %% auto #0
 __all__ = ['PREFILL_TOKENS', 'Generation', 'DecodeRequest', 'BatchState', 'has_cache', 'causal_logits', 'prefill_causal',
            'prefill_seq2seq', 'decode_step', 'cache_layers', 'evict', 'stack_rows', 'admit', 'can_refill',
-           'uniform_numbers', 'choose_tokens', 'Decoder', 'decode_text', 'run_decoder', 'decode', 'checked_prompts',
-           'generations', 'generate']
+           'uniform_numbers', 'choose_tokens', 'Decoder', 'decode_text', 'run_decoder', 'decode', 'generations',
+           'generate']
 
 # %% ../../nbs/models/13_generate.ipynb #8bfac543
 @dataclass(frozen=True)
@@ -445,7 +445,7 @@ def decode(
     return run_decoder(Decoder(model, tokenizer, requests), batch_size, progress, cancelled)
 
 # %% ../../nbs/models/13_generate.ipynb #9ab18254
-def checked_prompts(
+def _checked_prompts(
     student: Student,         # who reads them
     prompts: Sequence[str],   # a list
 ) -> list[list[int]]:         # token ids of each
@@ -470,7 +470,7 @@ def generations(
     progress: bool = False,                        # show a bar over the prompts
 ) -> list[Generation]:                             # one per prompt, in their order
     "What a student writes, with token counts and how each output ended"
-    rows = checked_prompts(student, prompts)
+    rows = _checked_prompts(student, prompts)
     seed = decoding.sampling_seed * 1_000_003
     requests = [DecodeRequest(row, decoding.max_new_tokens, decoding.temperature, seed + i)
                 for i, row in enumerate(rows)]

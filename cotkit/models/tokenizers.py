@@ -5,6 +5,7 @@
 # %% ../../nbs/models/10_tokenizers.ipynb #1bca6c02
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Iterable, Literal, Sequence
 
 import numpy as np
@@ -24,7 +25,7 @@ __all__ = ['UNLIMITED', 'train_tokenizer', 'tokenize_inputs', 'tokenize_targets'
 _WORDS = r' ?\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+'
 
 
-def _train_bytes(texts: Iterable[str], vocab_size: int, kind: str) -> Tokenizer:
+def _train_bytes(texts: Sequence[str], vocab_size: int, kind: str) -> Tokenizer:
     "A byte-level tokenizer; ties are settled by the alphabet, not by the order of texts"
     given = dict(vocab_size=vocab_size, special_tokens=['<pad>', '</s>', '<s>'],
                  show_progress=False, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
@@ -36,7 +37,18 @@ def _train_bytes(texts: Iterable[str], vocab_size: int, kind: str) -> Tokenizer:
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(texts, trainer)
+    if kind == 'unigram': tokenizer.model = _in_order(tokenizer, {*''.join(texts)})
     return tokenizer
+
+
+def _in_order(tokenizer: Tokenizer, characters: set[str]) -> models.Unigram:
+    "Its model in one order: the trainer has bytes that no text contains in any"
+    vocabulary = json.loads(tokenizer.to_str())['model']['vocab']
+    words = tokenizer.pre_tokenizer.pre_tokenize_str(''.join(sorted(characters)))
+    seen, least = {*''.join(word for word, _ in words)}, min(score for _, score in vocabulary)
+    scores = [(piece, round(least if len(piece) == 1 and piece not in seen else score, 6))
+              for piece, score in vocabulary]
+    return models.Unigram(scores[:3] + sorted(scores[3:], key=lambda o: (-o[1], o[0])))
 
 # %% ../../nbs/models/10_tokenizers.ipynb #9fd7b247
 def train_tokenizer(

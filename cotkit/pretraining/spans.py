@@ -95,7 +95,7 @@ def known_words(
     key = word_key if rule == 'clean' else lambda word: word.translate(_LOWER)
     return lambda word: '0' <= word[0] <= '9' or key(word) in words
 
-# %% ../../nbs/pretraining/38_spans.ipynb #b6e0b470
+# %% ../../nbs/pretraining/38_spans.ipynb #a0306493
 def plain_spans(
     text: str,                      # a document
     vocabulary: Vocabulary,         # the words that are known
@@ -115,24 +115,23 @@ def plain_spans(
             if known(token[0]): continue
             oov += 1
             if rule.allows(oov, words): continue
-            span = cut_span(text[start:token.start()], rule, words, oov, ended_by_word=True)
-            spans += [span._replace(document=document)] if span else []
+            spans.append(cut_span(text[start:token.start()], rule, words, oov, True, document))
             start = None
-    if start is not None:
-        span = cut_span(text[start:], rule, words, oov, ended_by_word=False)
-        spans += [span._replace(document=document)] if span else []
-    return spans
+    if start is not None: spans.append(cut_span(text[start:], rule, words, oov, False, document))
+    return [span for span in spans if span]
 
-# %% ../../nbs/pretraining/38_spans.ipynb #4f4b720e
+# %% ../../nbs/pretraining/38_spans.ipynb #2f9d2ddc
 def cut_span(
     text: str,              # from the end of the sentence before to the word that ended it
     rule: SpanRule,         # which spans are kept
     words: int,             # words that were read, with that word
     oov: int,               # unknown ones among them
     ended_by_word: bool,    # or by the end of the document
+    document: int = 0,      # its number
 ) -> Span | None:           # None if it is too short
     "A span, if it is long enough"
     reading = READINGS[rule.rule]
     if rule.rule == 'clean': words, oov = words - ended_by_word, oov - ended_by_word
     if words < rule.min_words + (rule.rule == 'reference'): return None
-    return Span(text[reading.before.match(text).end():].rstrip(reading.after), words, oov)
+    begin = reading.before.match(text).end()
+    return Span(text[begin:].rstrip(reading.after), words, oov, document)

@@ -9,7 +9,6 @@ import hashlib, json
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-import numpy as np
 from accelerate import PartialState
 from transformers import TrainerCallback
 
@@ -28,8 +27,7 @@ def fingerprint(
     "SHA-256 of all rows, shortened"
     digest, wanted = hashlib.sha256(), ('input_ids', 'labels', 'objective', 'segment')
     if isinstance(rows, TokenBlocks):
-        for i in range(0, len(rows), 1000):
-            digest.update(np.ascontiguousarray(rows.ids[i:i + 1000], np.int64).tobytes())
+        for i in range(0, len(rows), 1000): digest.update(rows.tobytes(i, i + 1000))
     elif len(rows):
         columns = [name for name in wanted if name in rows.column_names]
         for part in rows.select_columns(columns).with_format('arrow').iter(1000):

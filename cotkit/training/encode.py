@@ -197,6 +197,10 @@ class TokenBlocks(torch.utils.data.Dataset):
         row = {'input_ids': ids, 'labels': labels, 'objective': 0}
         return {**row, 'example': i} if self.numbered else row
 
+    def tobytes(self, begin: int, end: int) -> bytes:
+        "The ids of some blocks, for a fingerprint"
+        return np.asarray(self.ids[begin:end], np.int64).tobytes()
+
 # %% ../../nbs/training/30_encode.ipynb #47f72dfe
 def _segments(rows: Sequence[Mapping[str, Any]], width: int) -> dict[str, np.ndarray]:
     "Segment and objective of each token of packed rows, and its position in its own example"
