@@ -359,8 +359,8 @@ def make_strategy(
     offered: Mapping[str, Any], # what it may be given; it takes those that it has fields for
 ):                              # a `Strategy`
     "A strategy with the settings that it knows"
-    from cotkit.evaluation.strategies import STRATEGIES
-    kind = STRATEGIES[name]
+    from cotkit.evaluation.strategies import find_strategy
+    kind = find_strategy(name)
     return kind(**{f.name: offered[f.name] for f in fields(kind) if f.name in offered})
 
 # %% ../../nbs/app/74_student_commands.ipynb #c983d5e5

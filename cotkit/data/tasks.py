@@ -435,7 +435,8 @@ def _own_split(stem: str, file: str | Path) -> str:
 # %% ../../nbs/data/02_tasks.ipynb #92b0f7ab
 TASKS: Registry[Callable[..., Task]] = Registry('task')
 register_task = TASKS.register
-TASK_MODULES = ('benchmarks', 'word_problems', 'addition', 'abilities', 'decomposition')
+TASK_MODULES = ('benchmarks', 'word_problems', 'addition', 'abilities', 'decomposition',
+                'zero_shot')
 
 
 def task_names() -> list[str]:
