@@ -21,7 +21,11 @@ from cotkit.data.socratic_formats import (
     read_questions, read_solution)
 from cotkit.data.tasks import load_task
 from cotkit.data.word_problems import word_problems
+from cotkit.evaluation.evaluate import evaluate
+from cotkit.evaluation.strategies import SingleTurn
+from cotkit.teachers.collect import RequestLimits, collect
 from cotkit.teachers.curate import curate
+from cotkit.teachers.protocol import ReplayTeacher
 
 DATA = Path(os.environ.get('COTKIT_DATA') or Path(__file__).resolve().parents[2]/'shared'/'data')
 real = pytest.mark.skipif(not (DATA/'socratic').is_dir(), reason='the shared data are not here')
@@ -232,8 +236,9 @@ def test_formats_are_saved_and_loaded(format):
 
 def test_a_demonstration_needs_steps():
     bare = demonstrations([replace(ANN, subquestions=())])
-    for kind in (FewShotSocratic, QuestionsForSteps):
-        with pytest.raises(CotkitError, match='no sub-questions to show'): kind(bare)
+    with pytest.raises(CotkitError, match='no sub-questions to show'): FewShotSocratic(bare)
+    assert QuestionsForSteps(bare) == QuestionsForSteps()
+    assert QuestionsForSteps(demonstrations([ANN])).prompt(PROBLEMS[0]).startswith(f'{QuestionsForSteps().prompt(ANN)}\n1. {ANN.subquestions[0]}')
 
 
 def test_a_prompt_shows_decompositions_and_never_the_problem_itself():
@@ -260,6 +265,23 @@ def test_questions_for_steps_are_put_to_the_steps():
     assert [r.steps for r in found.kept] == [GOLD.steps] and found.by_reason() == {'unparsed': 1}
     assert Unified().examples(ANN, found.kept) == Unified().examples(ANN, [GOLD])
     with pytest.raises(CotkitError, match='no gold steps'): format.prompt(replace(ANN, gold_steps=()))
+
+
+def test_a_teacher_is_prompted_collected_from_and_distilled(tmp_path):
+    "The same format asks any teacher in place of a chain of thought, reads its steps, and teaches them"
+    train, shown = PROBLEMS[4:24], FewShotSocratic(demonstrations(PROBLEMS[:2]))
+    said = {p.id: steps_text(gold_steps_of(p), p.answer) for p in train} | {train[0].id: 'It is 3. The answer is 3.', train[1].id: FIFTY}
+    teacher = ReplayTeacher(said)
+    found = evaluate(SingleTurn(teacher, shown, store=tmp_path/'s.db'), train)
+    assert [o.correct for o in found.predictions[2:]] == [True] * 18 and not found.predictions[1].correct
+    collected = collect(train, shown, teacher, tmp_path/'s.db', limits=RequestLimits(progress=False))
+    assert collected.reused == 20 and collected.sent == 0
+    kept = curate(collected.rationales, train, shown, filters=['undecomposed']).kept
+    assert [(r.problem_id, r.steps) for r in kept] == [(p.id, gold_steps_of(p)) for p in train[2:]]
+    for format in (Decomposer(), Decomposer(order='first'), Solver(), Unified()):
+        assert examples_from(format, train, kept) == examples_from(format, train[2:], gold=True)
+    stored = [Rationale.from_dict(json.loads(json.dumps(r.to_dict()))) for r in kept]
+    assert stored == kept
 
 
 def test_synthetic_problems_have_gold_decompositions_in_and_out_of_distribution():
