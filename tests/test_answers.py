@@ -30,7 +30,7 @@ def test_numbers_read_exactly(text, value):
 
 
 @pytest.mark.parametrize('text', ['', ' ', 'x', 'eleven', '3 apples', '14, 21', '1,00', '10,00', '1.2.3', '1/0', '1 1/0', '1e999999999', '1e-999999999', '--4',
-                                  '1'*1001, '1'*10**6, '1e5e5', 'NaN', 'inf', '0x10', '1_000', '\ud800', '\x00', '٣', '1 2', '$', '%', '-'])
+                                  '1'*1001, '1'*10**6, '1e5e5', 'NaN', 'inf', '0x10', '\ud800', '\x00', '٣', '1 2', '$', '%', '-'])
 def test_what_is_no_number_is_none(text): assert to_number(text) is None
 
 
@@ -182,6 +182,7 @@ def test_what_is_no_run_on_stays(text): assert cut_run_on(text) == text
 
 HOSTILE = '''
 from cotkit.data.answers import *
+from cotkit.data.completion import *
 from cotkit.data.reading import *
 from cotkit.data.core import Problem
 MANY = ('a', 'aa', 'zoo', 'or', ',')
@@ -299,7 +300,7 @@ WELL_READ = [
     ('The answer is negative 5.', 'number', (), '-5'), ('The answer is minus $5.', 'number', (), '-5'), ('The answer is 8 minus 3 = 5.', 'number', (), '5'),
     ('The answer is ± 5.', 'number', (), None), (r'The answer is $\pm 5$.', 'number', (), None), ('The answer is 5-10.', 'number', (), None),
     ('The answer is 10-8.', 'number', (), '2'), ('The answer is 2:30.', 'number', (), None), ('The answer is x = 3 or x = -3.', 'number', (), None),
-    ('The answer is 18, as she left at 2:30.', 'number', (), '18'), ('The answer is 3,5 kg.', 'number', (), None), ('Le prix est de 2,74 $', 'number', (), None),
+    ('The answer is 18, as she left at 2:30.', 'number', (), '18'), ('The answer is 3,5 kg.', 'number', (), '7/2'), ('Le prix est de 2,74 $', 'number', (), '137/50'),
     ('The answer is AZYUK2A.', 'number', (), None), ('The answer is B12.', 'number', (), None), ('The answer is 5kg', 'number', (), '5'), ('She needs 2x3 of them.', 'number', (), '3'),
     ('The answer is not 18 but 20.', 'number', (), '20'), ('The answer is not 18.', 'number', (), None),
     # headings that look like markers, run-ons, turns, thinking
@@ -312,7 +313,7 @@ WELL_READ = [
     ('<think>\nOkay, 3 + 8. The answer is 11? Let me check', 'number', (), None), ('<think>12?</think>The answer is 11.', 'number', (), '11'),
     ('<|channel|>analysis<|message|>The answer is 5?<|end|><|start|>assistant<|channel|>final<|message|>The answer is 18.<|return|>', 'number', (), '18'),
     # choices and labels
-    ('The answer is B because (a) is false.', 'choice', PAIR, 'enforce'), ('The answer is B, since one must not ignore it.', 'choice', PAIR, 'ignore'),
+    ('The answer is B because (a) is false.', 'choice', PAIR, 'enforce'), ('The answer is B, since one must not ignore it.', 'choice', PAIR, 'enforce'),
     ('The answer is B because one must not ignore it.', 'choice', PAIR, 'enforce'), ('I believe the correct answer is C', 'choice', PAIR, 'authoritarian'),
     ("The answer is for sure D, it can't be A or B", 'choice', PAIR, 'yell at'), ('The answer is A dog.', 'choice', PAIR, None),
     ('The answer is 125.', 'choice', ('A)125', 'B)150', 'C)225'), 'A)125'), ('The answer is (B).', 'choice', ('A)125', 'B)150', 'C)225'), 'B)150'),

@@ -251,6 +251,7 @@ FAULTS = {
     'an empty cell': ('params,tokens,loss\n' + ROWS + '1e7,,3\n', 'losses.csv:11: field "tokens": is missing'),
     'a zero': ('params,tokens,loss\n1e7,1e9,0\n' + ROWS, 'losses.csv:2: field "loss": is 0'),
     'a negative loss': ('params,tokens,loss\n1e7,1e9,-2.3\n' + ROWS, 'losses.csv:2: field "loss": is -2.3'),
+    'too large': ('params,tokens,loss\n1e200,1e9,2.3\n' + ROWS, 'losses.csv:2: field "params": is 1e\\+200'),
     'infinity': ('params,tokens,loss\ninf,1e9,2.3\n' + ROWS, 'losses.csv:2: field "params": is inf'),
     'a size in words': ('params,tokens,loss\n70M,1e9,2.3\n' + ROWS, "losses.csv:2: field \"params\": is '70M'. Write a plain number"),
     'too few rows': ('params,tokens,loss\n1e7,1e9,3\n1e8,1e9,2.8\n1e8,1e10,2.6\n', 'losses.csv: has 3 rows. The law has 5 parameters: give at least 6'),
@@ -267,6 +268,35 @@ def test_what_cannot_be_used_is_one_clear_error(fault, tmp_path, capsys):
     assert main(['scaling', str(path), '--json']) == 2
     out, err = capsys.readouterr()
     assert out == '' and len(err.splitlines()) == 1 and re.search(expected, err), err
+
+
+OPTIONS = {
+    '--held-out 1.5': '--held-out: is 1.5', '--held-out 0.95': 'would be left to fit', '--predict params=7e9': '--predict: .*Write params=7e9,tokens=7e9',
+    '--predict params=7e9,tokens=0': '--predict', '--predict seven': '--predict', '--budget -1': '--budget: is -1', '--draws -1': '--draws', '--delta nan': '--delta',
+    '--drop-highest -1': '--drop-highest', '--exponents 0': '--exponents', '--law flops': "no column 'flops'",
+}
+
+
+@pytest.mark.parametrize('options', OPTIONS)
+def test_an_option_that_cannot_be_used_is_named(options, tmp_path, capsys):
+    import re
+    path = write(tmp_path, 'params,tokens,loss\n' + ROWS)
+    assert main(['scaling', str(path), *options.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == '' and len(err.splitlines()) == 1 and re.search(OPTIONS[options], err), err
+
+
+def test_tables_that_show_no_law_are_reported(tmp_path, capsys):
+    for loss in (lambda i: 3.0, lambda i: 2 + i/10, lambda i: 2 + (i*7919 % 13)/10):
+        path = write(tmp_path, 'params,tokens,loss\n' + ''.join(f'{n:g},{d:g},{loss(4*i + j)}\n' for i, n in enumerate(np.geomspace(1e7, 1e10, 4)) for j, d in enumerate(np.geomspace(1e9, 1e12, 4))))
+        assert main(['scaling', str(path), '--draws', '50', '--json']) == 0
+        out, err = capsys.readouterr()
+        assert {'A', 'alpha'} <= set(json.loads(out.splitlines()[-1])['unidentified']) and 'Not identified' in err
+
+
+def test_headings_are_read_as_people_write_them(tmp_path):
+    path = write(tmp_path, ' Params, Tokens ,LOSS\n' + ROWS)
+    assert len(read_losses(path)) == 9
 
 
 def test_arrays_are_checked_like_files():

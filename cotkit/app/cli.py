@@ -60,13 +60,14 @@ _ESTIMATE = {'accuracy', 'low', 'high', 'n'}
 def _in_words(value: Any) -> str:
     "A value of a summary for a person; an accuracy with its interval"
     if isinstance(value, float):
-        return f'{value:.4f}' if not 0 < abs(value) < 0.01 else f'{value:.4g}'
+        return f'{value:.4f}' if 0.01 <= abs(value) < 1e6 or not value else f'{value:.4g}'
     if isinstance(value, list): return ', '.join(map(_in_words, value))
     if not isinstance(value, dict): return str(value)
     if _ESTIMATE <= value.keys():
         mean, low, high = (100 * value[name] for name in ('accuracy', 'low', 'high'))
         return f'{mean:.1f} % [{low:.1f}, {high:.1f}], n = {value["n"]:,}'
-    return ', '.join(f'{name} {_in_words(each)}' for name, each in value.items())
+    return ', '.join(f'{name} [{_in_words(each)}]' if isinstance(each, list) else
+                     f'{name} {_in_words(each)}' for name, each in value.items())
 
 # %% ../../nbs/app/76_cli.ipynb #b1822c26
 def show(

@@ -9,90 +9,22 @@ import math, re, unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
 from .core import CotkitError, Problem, Row
+from .notation import even_out
 
 # %% auto #0
-__all__ = ['NUMBER_TOKEN', 'DEFAULT_LABELS', 'Z95', 'even_out', 'even_out_with_places', 'token_value', 'to_number', 'value_of',
-           'plain_text', 'expression_value', 'choice_names', 'named_choice', 'normalise', 'decimal_text', 'same_answer',
-           'Answer', 'is_correct', 'wilson', 'Accuracy']
-
-# %% ../../nbs/data/01_answers.ipynb #c8ea084c
-_FRACTIONS = {'½': '1/2', '⅓': '1/3', '⅔': '2/3', '¼': '1/4', '¾': '3/4', '⅕': '1/5', '⅛': '1/8'}
-_SAME = str.maketrans({
-    **dict.fromkeys('\u2212\u2013\u2010\u2011\uff0d\ufe63', '-'), **dict.fromkeys('÷⁄∕', '/'),
-    **dict.fromkeys('\u00a0\u2007\u2009\u202f\u200a', '\u2009'), **dict.fromkeys('×·∙⋅✕', '*'),
-    **{chr(0xff10 + digit): str(digit) for digit in range(10)},
-    **dict(zip('\uff0b\uff0e\uff0c\uff05\uff04', '+.,%$')),
-    **{character: f' {fraction}' for character, fraction in _FRACTIONS.items()}})
-_SUPERSCRIPTS = '⁰¹²³⁴⁵⁶⁷⁸⁹'
-_SAME |= str.maketrans(_SUPERSCRIPTS, '0123456789')
-
-# %% ../../nbs/data/01_answers.ipynb #3e5ba7af
-_FRAC = r'\\[dt]?frac'
-_LATEX = (
-    (r'\\(?:boxed|text|mathrm)\{([^{}]*)\}', r'\1'), (r'\\(?:times|cdot)(?![a-z])', '*'),
-    (r'\\div(?![a-z])', '/'), (r'\\pm(?![a-z])', '±'), (r',\\! ?', ','),
-    (rf'{_FRAC}([0-9])([0-9])(?![0-9])', r'\\frac{\1}{\2}'),
-    (rf'(?<=[0-9]){_FRAC}\{{([0-9]+)\}}\{{([0-9]+)\}}', r' \1/\2'),
-    (rf'(?<![/^])(?<![/^] ){_FRAC}\{{([0-9.]+)\}}\{{([0-9.]+)\}}(?! ?\^)', r'\1/\2'),
-    (rf'{_FRAC}\{{([^{{}}]*)\}}\{{([^{{}}]*)\}}', r'((\1)/(\2))'),
-    (r'\^\{([-+]?[0-9]{1,4})\}', r'^\1'), (r'\\([$%])', r'\1'), (r'\\[,!;()\[\]]', ''))
-_WORDS = (
-    (r'\b[Nn]egative (?=[$£€¥₹]?\.?[0-9])', '-'),
-    (r'(?:^|(?<=\bis ))[Mm]inus (?=[$£€¥₹]?\.?[0-9])', '-'))
-_POWER = (rf'(?<=[0-9])(?=[{_SUPERSCRIPTS}])', '^')
-_THIN = re.compile('(?<=[0-9])\u2009(?=[0-9]{3}(?![0-9]))')
-
-
-def _patterns(text: str) -> Iterator[tuple[str, str]]:
-    "What is replaced in a text, besides single characters"
-    if '\\' in text: yield from _LATEX
-    if 'egative ' in text or 'inus ' in text: yield from _WORDS
-    if not text.isascii(): yield _POWER
-
-# %% ../../nbs/data/01_answers.ipynb #673d938d
-def even_out(
-    text: str,  # any text
-) -> str:       # the same, in plain characters
-    "A text with one character for each meaning, and no thin space inside a number"
-    for pattern, plain in _patterns(text): text = re.sub(pattern, plain, text)
-    return text if text.isascii() else _THIN.sub('', text.translate(_SAME)).replace('\u2009', ' ')
-
-# %% ../../nbs/data/01_answers.ipynb #4e113252
-_Places = list[tuple[int, int]]  # for each character of an evened out text, where it came from
-
-
-def _replaced(pattern: str, plain: str, text: str, places: _Places) -> tuple[str, _Places]:
-    "`re.sub(pattern, plain, text)`, and where each character came from"
-    parts, where, at = [], [], 0
-    for found in re.finditer(pattern, text):
-        new = found.expand(plain)
-        last = max(found.start(), found.end() - 1)
-        whole = [(places[found.start()][0], places[last][1])] * len(new)
-        parts += text[at:found.start()], new
-        where += places[at:found.start()]
-        where += places[found.start(1):found.end(1)] if plain == r'\1' else whole
-        at = found.end()
-    return ''.join(parts) + text[at:], where + places[at:]
-
-# %% ../../nbs/data/01_answers.ipynb #5f9fcd60
-def even_out_with_places(
-    text: str,                # any text
-) -> tuple[str, _Places]:     # the same, evened out, and for each character its span in `text`
-    "`even_out(text)`, and where each of its characters came from"
-    places = [(i, i + 1) for i in range(len(text))]
-    for pattern, plain in _patterns(text): text, places = _replaced(pattern, plain, text, places)
-    expanded = [(new, place) for c, place in zip(text, places) for new in c.translate(_SAME)]
-    text, places = ''.join(c for c, _ in expanded), [place for _, place in expanded]
-    return _replaced(_THIN.pattern, '', text, places)
+__all__ = ['NUMBER_TOKEN', 'DEFAULT_LABELS', 'Z95', 'token_value', 'to_number', 'value_of', 'plain_text', 'expression_value',
+           'choice_names', 'named_choice', 'unwrapped', 'normalise', 'decimal_text', 'same_answer', 'Answer',
+           'is_correct', 'wilson', 'Accuracy']
 
 # %% ../../nbs/data/01_answers.ipynb #fab2072d
-_DIGITS = r'(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)'
+_DIGITS = (r'(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2}){1,5},[0-9]{3}(?![0-9,])'
+           r'|[0-9]+)')
 NUMBER_TOKEN = re.compile(
     r'(?P<sign>(?<![\w).%])[-+])?[$£€¥₹]?(?P<inner>(?<=[$£€¥₹])-)?'
-    r'(?:(?<![A-Za-z0-9])|(?<=[0-9][xX]))'  # not within a name such as A2B
+    r'(?:(?<![A-Za-z0-9])(?<![A-Z]-)(?<![A-Za-z][0-9]\.)|(?<=[0-9][xX]))'  # not in A2B, B-12, v2.0
     rf'(?P<whole>{_DIGITS}(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+)(?P<exponent>[eE][-+]?[0-9]+(?!\w))?'
     r'(?:(?P<mixed>[ ][0-9]{1,9}/[0-9]{1,9}(?![\w/]))|(?P<over>[ ]?/[ ]?[0-9]+(?:\.[0-9]+)?))?'
     r'(?P<percent>[ ]?%)?')
@@ -136,7 +68,8 @@ def to_number(
 # %% ../../nbs/data/01_answers.ipynb #762b16a5
 _MOST_CHARACTERS, _MOST_DEPTH, _MOST_POWER, _MOST_BITS = 1000, 40, 64, 4096
 _TOKEN = re.compile(
-    rf'\s*(?:[$£€¥₹]?(?P<number>{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)|(?P<sign>\*\*|[-+*/^()%xX]))')
+    rf'\s*(?:[$£€¥₹]?(?P<number>(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)'
+    rf'(?:[eE][-+]?[0-9]{{1,3}}(?!\w))?)|(?P<sign>\*\*|[-+*/^()%xX]))')
 _SIGNS = {'**': '^', 'x': '*', 'X': '*'}
 
 
@@ -255,7 +188,8 @@ def expression_value(
     return None
 
 # %% ../../nbs/data/01_answers.ipynb #45706b4d
-_LETTER = re.compile(r'\s*(?:\(\s*([A-Za-z])\s*\)|([A-Za-z])\s*[).:](?=\s|$)|([A-Za-z])\s*$)\s*')
+_LETTER = re.compile(r'\s*(?:[(\[{<]\s*([A-Za-z])\s*[)\]}>]|([A-Za-z])\s*[).:](?=\s|$)'
+                     r'|([A-Za-z])\s*$)\s*')
 _LETTERED = re.compile(r'\(?([A-Za-z])[).:] ?(.+)', re.DOTALL)  # as in AQuA: `A)125`
 _SYNONYMS = (('yes', 'true'), ('no', 'false'), ('entailment', 'entails', 'entailed', 'entail'),
              ('contradiction', 'contradicts', 'contradicted', 'contradictory'), ('neutral',))
@@ -297,6 +231,29 @@ def named_choice(
         if index < len(choices): return choices[index]
     return None
 
+# %% ../../nbs/data/01_answers.ipynb #a059ed71
+_WRAPPED = re.compile(
+    r'\s*(?:(["\'`])([^"\'`]+)\1|[“‘«„]([^“”‘’«»„]+)[”’»“]|(\*{1,3}|_{1,2})([^*_]+)\4'
+    r'|<([A-Za-z]{1,8})>([^<>]+)</\6>|\$\$?([^$]+)\$\$?|\\\((.+)\\\)|\\\[(.+)\\\]'
+    r'|\\(?:boxed|fbox|text[a-z]{0,4}|math[a-z]{1,4}) ?\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\})[\s.]*')
+
+
+def unwrapped(
+    text: str,  # an answer, alone
+) -> str:       # the part of it that its quotes, bold signs, tags and LaTeX are around
+    "A text without what is wrapped around all of it"
+    while len(text) < _MOST_CHARACTERS and (found := _WRAPPED.fullmatch(text)):
+        inner = found[found.lastindex].strip()
+        if not inner: break
+        text = inner
+    return text
+
+
+def _words(text: str) -> str:
+    "A text in lower case, with nothing around it and no full stop"
+    while (plain := plain_text(unwrapped(text)).rstrip('. ')) != text: text = plain
+    return text
+
 # %% ../../nbs/data/01_answers.ipynb #1eb41c58
 def normalise(
     text: str,                   # an answer, alone
@@ -311,7 +268,7 @@ def normalise(
     if kind == 'label': return named_choice(text, choices or DEFAULT_LABELS, True)
     if kind == 'choice' and choices: return named_choice(text, choices)
     if kind == 'choice': return plain_text(text.strip(_EDGES)) or None
-    return plain_text(text).rstrip('. ') or None
+    return _words(text) or None
 
 # %% ../../nbs/data/01_answers.ipynb #e6ed672e
 def decimal_text(

@@ -48,7 +48,7 @@ class DecompositionError(CotkitError):
                          'Write one step a line: sub-question ** solution.')
 
 # %% ../../nbs/data/08_decomposition.ipynb #6728ab09
-_REFERENCE = re.compile(r'(?<![#\w])#(\d{1,3})\b')
+_REFERENCE = re.compile(r'(?<!#)#(\d{1,3})(?!\d)')  # also in `Did#1` and `#2s`
 
 
 def references(

@@ -222,7 +222,7 @@ class Format:
 
 # %% ../../nbs/data/07_formats.ipynb #a014a55a
 FORMATS: Registry[type[Format]] = Registry('format')
-FORMAT_MODULES = ('socratic_formats',)  # those with further formats, loaded when one is asked for
+FORMAT_MODULES = ('socratic_formats', 'zero_shot')  # with further formats, loaded when needed
 
 
 def register_format(

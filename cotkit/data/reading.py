@@ -5,95 +5,78 @@
 # %% ../../nbs/data/06_reading.ipynb #5dbd766c
 from __future__ import annotations
 
-import re
+import re, unicodedata
+from fractions import Fraction
 from functools import lru_cache
-from typing import Sequence
+from typing import Iterator, Sequence
 
 from .answers import (
-    DEFAULT_LABELS, NUMBER_TOKEN, Answer, choice_names, even_out, even_out_with_places,
-    expression_value, named_choice, normalise, plain_text, token_value)
+    DEFAULT_LABELS, NUMBER_TOKEN, Answer, choice_names, expression_value, named_choice, normalise,
+    plain_text, same_answer, to_number, token_value, unwrapped)
+from .completion import MARKERS, cut_run_on, last_marker, stated_part
 from .core import Problem
+from .notation import even_out, even_out_with_places
 
 # %% auto #0
-__all__ = ['MARKERS', 'cut_run_on', 'last_marker', 'read_answer', 'published_reading', 'published_correct']
-
-# %% ../../nbs/data/06_reading.ipynb #16e36912
-MARKERS: tuple[str, ...] = (
-    'So the answer is', 'The answer is', 'The correct answer is', 'The final answer is',
-    'Answer:', '####')
-_MOST_CHARACTERS = 1000  # of an answer, about; a stated line is read up to a few times this length
-
-# %% ../../nbs/data/06_reading.ipynb #13d23298
-_NEW_TURN = re.compile(
-    r'^[ \t#*>]{0,12}(?:Q|Question|Problem|Premise|Input|Human|User|Exercise)'
-    r'[ \t]{0,3}[0-9]{0,4}[ \t]?:|</s>|<eos>|<end_of_turn>|<｜[^\s<>｜]{1,40}｜>'
-    r'|<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end|return|user|system)\|>',
-    re.IGNORECASE | re.MULTILINE)
-
-
-def cut_run_on(
-    text: str, # a completion
-) -> str:      # the part that answers what was asked, without trailing white space
-    "Cut the questions that a model invents after its answer"
-    for turn in _NEW_TURN.finditer(text):
-        at = turn.start()
-        if turn[0][0] == '<' and at or _after_blank_line(text, at): return text[:at].rstrip()
-    return text.rstrip()
-
-# %% ../../nbs/data/06_reading.ipynb #1b0ef71b
-def _after_blank_line(text: str, at: int) -> bool:
-    "Whether the line that begins at a place comes after an empty one"
-    lines = 0
-    while at and text[at - 1] in ' \t\r\n':
-        lines, at = lines + (text[at - 1] == '\n'), at - 1
-    return lines > 1
-
-# %% ../../nbs/data/06_reading.ipynb #60f715f7
-_HEADING = r'^[ \t]*[#*]+[ \t]*(?:final )?answer[ \t]*[*#]*[ \t]*$'  # a line of its own
-_STEP = r'(?!#|\s*(?:step|solution|explanation|part|reasoning|calculation)\b)'  # after ####
-
-
-@lru_cache(64)
-def _marker_pattern(markers: tuple[str, ...]) -> re.Pattern:
-    longest_first = sorted(markers, key=len, reverse=True)
-    known = [_HEADING] if 'Answer:' in markers else []
-    known += [re.escape(o) + _STEP*o.endswith('#') for o in longest_first]
-    return re.compile('|'.join(known) or '(?!)', re.IGNORECASE | re.MULTILINE)
-
-# %% ../../nbs/data/06_reading.ipynb #b486f20c
-def last_marker(
-    text: str,                          # a completion, without run-on
-    markers: Sequence[str] = MARKERS,   # what an answer is stated with
-) -> re.Match | None:                   # where the last of them stands
-    "The marker behind which a completion states its answer"
-    last = None
-    for last in _marker_pattern(tuple(markers)).finditer(text): pass
-    return last
-
-
-def _stated(text: str, markers: tuple[str, ...]) -> str | None:
-    "What follows the last marker, to the end of its line; None without a marker"
-    marker = last_marker(text, markers)
-    if marker is None: return None
-    return text[marker.end():].lstrip(' \t\r\n:*_').partition('\n')[0].rstrip()
+__all__ = ['read_answer', 'published_reading', 'published_correct']
 
 # %% ../../nbs/data/06_reading.ipynb #e158c2b4
-_SENTENCE = re.compile(r'[.!?](?=\s|$)')
+_MOST_CHARACTERS = 1000  # of an answer, about; a stated line is read up to a few times this length
+_SENTENCE = re.compile(r'(?<!\bRs)(?<!\bca)(?<!\bNo)(?<!approx)[.!?](?=\s|$)')
 _RUN = r'[-+*/^%=(). 0-9$£€]*'
-_ARITHMETIC = re.compile(rf'(?<![A-Za-z0-9])[-+$£€(]*\.?[0-9]{_RUN}'
-                         rf'(?:(?:,[0-9]{{3}}|[eE][-+]?[0-9]{{1,4}}(?!\w)){_RUN})*')
-_HEDGE = re.compile(r'\s*(?:[,;]|\bor\b|\band\b)\s*(?:or\b|and\b)?\s*(?:[A-Za-z] ?= ?)?'
-                    r'([-($£€]{0,4}[0-9][0-9,./]*)')
-_SOLUTIONS = re.compile(r'= ?-?[0-9./]+,? (?:or|and) [A-Za-z] ?=')  # x = 3 or x = -3
-_RANGE = re.compile(r'[$£€]?([0-9]+(?:\.[0-9]+)?)-[$£€]?([0-9]+(?:\.[0-9]+)?)(?![-+*/^=(). 0-9])')
-_NO_NUMBER = re.compile(r'±|(?<![0-9])[0-9]{1,2}:[0-9]{2}(?![0-9])|[0-9],[0-9]{1,2}(?![0-9])')
+_ARITHMETIC = re.compile(rf'(?<![A-Za-z0-9])(?<![A-Z]-)(?<![0-9]\.)[-+$£€(]*\.?[0-9]{_RUN}'
+                         rf'(?:(?:,[0-9]{{2,3}}|[eE][-+]?[0-9]{{1,4}}(?!\w)){_RUN})*')
+
+# %% ../../nbs/data/06_reading.ipynb #a04988c4
+_SECOND = re.compile(r'\s*(?:[,;]|\bor\b|\band\b)\s*(?:or\b|and\b)?\s*(?:[A-Za-z] ?= ?)?'
+                     r'([-($£€]{0,4}[0-9][0-9,./]*)')
+_LATER = re.compile(r'\bor\b[^0-9=.]{0,60}?([-$£€]{0,3}[0-9][0-9,./]*)')
+_VALUE = r'[$£€¥₹]?[0-9]{1,15}(?:[.,][0-9]{1,15})?'
+_RANGE = re.compile(rf'({_VALUE})(?:-|—| to )({_VALUE})(?![0-9]| ?[-+*/^=(]|[.,/][0-9])')
+_IRRATIONAL = re.compile(r'√\(?\s?[0-9]|[0-9)] ?[√π]')
+_ODD = re.compile(  # within the word that has the first number
+    r'±|(?<![0-9])[0-9]{1,2}:[0-9]{1,2}(?![0-9])|[0-9]\.[0-9]+\.[0-9]|[0-9]{4}-[0-9]{2}-[0-9]{2}'
+    r'|[0-9]{1,2}/[0-9]{1,2}/[0-9]{4}')
+_SOLUTIONS = re.compile(r'= ?-?[0-9./]+(?:,| or| and|, or|, and) ?[A-Za-z] ?= ?-?[0-9]')
+_HEDGED = re.compile(
+    r'(?:±|\+/-|\bplus or minus\b) ?[0-9]'
+    r'|^[^0-9=]{0,80}(?:[<>≤≥]|\b(?:less|more|fewer|greater) than) ?[$£€]?[0-9]'
+    r"|^[^0-9]{0,80}\b(?:unknown|unclear|undefined|undetermined|indeterminate|impossible"
+    r"|insufficient|cannot|can't|can not|could(?:n't| not)"
+    r'|not (?:enough|known|given|possible|clear|sure|certain))\b', re.IGNORECASE)
+
+# %% ../../nbs/data/06_reading.ipynb #124050f6
+def _is_range(sentence: str) -> bool:
+    "Whether the first two numbers of a sentence are the ends of a range"
+    first, found = re.search(r'[0-9]', sentence), _RANGE.search(sentence)
+    if first is None or found is None or found.start() > first.start(): return False
+    low, high = to_number(found[1]), to_number(found[2])
+    return low is not None and high is not None and low < high
 
 
-def _several_values(sentence: str) -> bool:
-    "Whether a sentence states a range, a time, a decimal comma, several solutions"
-    first, found = re.search(r'(?:± ?)?\S*[0-9]\S*', sentence), _RANGE.match(sentence)
-    if first and _NO_NUMBER.search(first[0]) or _SOLUTIONS.search(sentence): return True
-    return found is not None and float(found[1]) < float(found[2])
+def _is_hedged(sentence: str) -> bool:
+    "Whether a sentence states several numbers, or none that is one"
+    first = re.search(r'(?:± ?)?\S*[0-9]\S*', sentence)
+    if first is None: return False
+    if any(o.search(sentence) for o in (_HEDGED, _SOLUTIONS)) or _ODD.search(first[0]): return True
+    return _is_range(sentence) or bool(_IRRATIONAL.search(sentence.rpartition('=')[2]))
+
+# %% ../../nbs/data/06_reading.ipynb #7ecbb798
+_DECIMAL_COMMA = re.compile(
+    r'(?<![\w.,([{])([-+]?)[$£€¥₹]?(0,[0-9]{1,15}'
+    r'|(?:[0-9]{1,3}(?: [0-9]{3}){1,4}|[0-9]{1,12}),(?:[0-9]{1,2}|[0-9]{4,9}))( ?%)?'
+    r'(?![0-9)\]}]|[.,][0-9]|\s*(?:[;&]|,|and\b|or\b)\s*[-0-9])')
+
+
+def _decimal_comma(text: str, last: bool = False) -> tuple[str, str] | None:
+    "Canonical text and span of the first or last number of a text if it has a decimal comma"
+    if ',' not in text: return None
+    numbers = list(re.finditer(r'[0-9][0-9.,]*', text))
+    number = numbers[-1 if last else 0] if numbers else None
+    found = number and _DECIMAL_COMMA.search(text, max(0, number.start() - 2))
+    if not found or found.start(2) != number.start(): return None
+    value = Fraction(found[2].replace(',', '.').replace(' ', ''))*(-1 if found[1] == '-' else 1)
+    return f'{value}{"%" if found[3] else ""}', found[0]
 
 # %% ../../nbs/data/06_reading.ipynb #4f8f269b
 def _result_span(text: str, value: str) -> str:
@@ -102,25 +85,39 @@ def _result_span(text: str, value: str) -> str:
     return result[0] if result and normalise(result[0], 'number') == value else text
 
 
+def _first_sentence(line: str) -> str | None:
+    "The first sentence of a line without signs around it; None for a question that goes on"
+    end = _SENTENCE.search(line)
+    if end and end[0] == '?' and line[end.end():].strip(): return None
+    return (line[:end.start()] if end else line).strip(' *_`"\'')
+
+# %% ../../nbs/data/06_reading.ipynb #1aa05ebb
 def _stated_number(line: str, kind: str) -> tuple[str, str] | None:
     "Canonical text and span of the number or expression that a line states"
-    line = even_out(line[:4*_MOST_CHARACTERS]).strip(' *_`')
-    end = _SENTENCE.search(line)
-    sentence = line[:end.start()] if end else line
-    sentence = sentence.rstrip(' *_`')
-    if kind == 'number' and _several_values(sentence): return None
-    if (value := normalise(sentence, kind)) is not None:
-        return value, _result_span(sentence, value) if kind == 'number' else sentence
+    line = re.sub(r'</?[a-z]{1,8}>', '', line) if '<' in line else line
+    sentence = _first_sentence(even_out(line[:4*_MOST_CHARACTERS]).strip(' *_`"\''))
+    if sentence is None or kind == 'number' and _is_hedged(sentence): return None
+    if kind == 'number' and (found := _decimal_comma(sentence)): return found
+    for text in (sentence, sentence.strip('$ ')):
+        if (value := normalise(text, kind)) is not None:
+            return value, _result_span(text, value) if kind == 'number' else text
     run = _ARITHMETIC.search(sentence)
     if run is None: return None
     if kind == 'expression' and sentence[:run.start()].strip(' $:*([{'): return None
-    found, second = _run_value(run[0].strip(), kind), _HEDGE.match(sentence, run.end())
-    if found is None or second is None: return found
-    other = _run_value(second[1], 'number') if kind == 'number' else None
-    return found if other and other[0] == found[0] else None
+    found = _run_value(run[0].strip(), kind)
+    if found is None or kind == 'number' and _is_only(found[0], sentence, run.end()): return found
+    return found if kind == 'expression' and not _SECOND.match(sentence, run.end()) else None
+
+
+def _is_only(value: str, sentence: str, end: int) -> bool:
+    "Whether no other value is joined to the one that ends at a place"
+    second, later = _SECOND.match(sentence, end), _LATER.search(sentence, end)
+    others = [_run_value(o[1].rstrip('.,/'), 'number') for o in (second, later) if o]
+    return all(o is not None and o[0] == value for o in others)
 
 # %% ../../nbs/data/06_reading.ipynb #f8e913c9
 def _run_value(span: str, kind: str) -> tuple[str, str] | None:
+    "Canonical text and span of a stretch of arithmetic"
     if kind == 'expression':
         value = normalise(span.rstrip('=('), 'expression')
         return None if value is None else (value, span)
@@ -132,105 +129,186 @@ def _run_value(span: str, kind: str) -> tuple[str, str] | None:
     return None if value is None else (f'{value}%' if token['percent'] else str(value), token[0])
 
 # %% ../../nbs/data/06_reading.ipynb #60f488af
+_NO_NUMBER_BEGINS = re.compile(r'(?:[0-9],|\^|±\s?|√\(?|[0-9]:)$')
+_RANGE_ENDS = re.compile(rf'{_VALUE}(?:-|—| to )$')
+
+
 def _last_number(text: str) -> tuple[str, str] | None:
     "Canonical text and span of the last number of a text"
-    token = None
-    text = even_out(text)
+    token, text = None, even_out(text)
     for token in NUMBER_TOKEN.finditer(text): pass
-    if token and re.search(r'(?:[0-9],|\^|±\s?)$', text[:token.start()][-3:]): return None
-    value = token_value(token) if token else None
+    if token is None: return None
+    start = max(text.rfind('\n', 0, token.start()) + 1, token.start() - 80)
+    before = text[start:token.start()]
+    if found := _decimal_comma(text[start:token.end() + 40], last=True): return found
+    ends = _RANGE_ENDS.search(before)
+    if ends and _is_range(ends[0] + token[0].lstrip('-')): return None
+    if _NO_NUMBER_BEGINS.search(before) or _SOLUTIONS.search(before + token[0]): return None
+    value = None if re.match(r' ?[√π]|:[0-9]', text[token.end():]) else token_value(token)
     return None if value is None else (f'{value}%' if token['percent'] else str(value), token[0])
 
-# %% ../../nbs/data/06_reading.ipynb #7aabeada
-def _inside_word(plain: str, at: int, end: int) -> bool:
-    "Whether plain[at:end] goes on as the same word on one of its sides"
-    before = at > 0 and plain[at - 1].isalnum() and plain[at].isalnum()
-    return before or end < len(plain) and plain[end].isalnum() and plain[end - 1].isalnum()
+# %% ../../nbs/data/06_reading.ipynb #8b98bc45
+_TAG = re.compile(r'</?(?:b|i|u|em|strong|span|p|code|answer)>|[*`$]|\b_|_\b|\\[()\[\]]')
 
-# %% ../../nbs/data/06_reading.ipynb #6262943a
-def _spans(plain: str, names: dict[str, str], last: bool = False) -> list[tuple[int, int, str]]:
-    "Where names stand in a plain text as whole words: (start, end, name), one place per name"
-    found = []
-    for name in names:
-        at = (plain.rfind if last else plain.find)(name)
-        while at >= 0 and name:
-            end = at + len(name)
-            if not _inside_word(plain, at, end):
-                found.append((at, end, name))
-                break
-            at = plain.rfind(name, 0, end - 1) if last else plain.find(name, at + 1)
-    return found
+
+def _bare(line: str) -> str:
+    "A line without markup"
+    if '\\' in line: line = even_out(line)
+    if not line.isascii(): line = unicodedata.normalize('NFKC', line)
+    return ' '.join(_TAG.sub('', line).split()).strip(' "\'“”‘’')
+
+# %% ../../nbs/data/06_reading.ipynb #d8b6628f
+_BEFORE = (r'(?i:(?:for sure|definitely|clearly|certainly|most likely|likely|probably|simply|the'
+           r'|to be|option|choice|letter|answer|number|statement)[ ,:]+)*')
+_LETTER = r'(?:[(\[{<"\'“‘]\s?(?P<in>[A-Za-z])\s?[)\]}>"\'”’]|(?P<bare>[A-Z])(?![A-Za-z\'’]))'
+_LEADING = re.compile(rf'{_BEFORE}{_LETTER}')
+_GOES_ON = re.compile(r'\s*$|\s?[.:;!?)–—-]|,?\s?(?:because|since|as|which|is|(?:and |but )?not)\b'
+                      r'|,(?!\s?\(?[A-Za-z]\)?(?:[\s.,]|$))', re.IGNORECASE)
+
+
+def _leading_letter(line: str, choices: Sequence[str]) -> tuple[str, str] | None:
+    "The choice whose letter a line begins with, if the line goes on as behind an answer"
+    found = _LEADING.match(line)
+    if found is None: return None
+    rest, index = line[found.end():], ord((found['in'] or found['bare']).lower()) - ord('a')
+    if index >= len(choices) or not _GOES_ON.match(rest): return None
+    names = choice_names(tuple(choices), False)
+    text = plain_text(rest.lstrip(' .:;,)–—-'))
+    return None if any(text.startswith(o) for o in names if o) else (choices[index], found[0])
+
+# %% ../../nbs/data/06_reading.ipynb #512a881c
+@lru_cache(4096)
+def _name_pattern(choices: tuple[str, ...], label: bool) -> re.Pattern:
+    "A pattern for every name of every choice, and for letters in brackets"
+    def whole(name: str) -> str:
+        before = r'(?<!\w)(?<!\w-)(?<![0-9][.,/])' if name[0].isalnum() else ''
+        after = r'(?!\w|-\w|[.,/][0-9])' if name[-1].isalnum() else ''
+        return before + re.escape(name) + after
+    names = sorted(filter(None, choice_names(choices, label)), key=len, reverse=True)
+    letters = [] if label else [r'[(\[]\s?([a-z])\s?[)\]]']
+    return re.compile('|'.join([*map(whole, names), *letters]) or '(?!)')
+
+# %% ../../nbs/data/06_reading.ipynb #2d6c1f52
+_DENIES = (r"\b(?:not|never|neither|nor|without|unlike|over|than|instead of|cannot|can't|isn't"
+           r"|aren't|wasn't|doesn't|don't|won't{no})(?: [\w'-]+){{0,3}}? ?[\"'(]?$")
+_DENIED = {o: re.compile(_DENIES.format(no='' if o else '|no')) for o in (False, True)}
+_IS_DENIED = re.compile(r"[\"')]? (?:[a-z]+ ){0,2}?(?:(?:is|are|was|would|can|could|does|do)"
+                        r"(?:n't| not)\b"
+                        r'|cannot\b|(?:is|are) (?:wrong|incorrect|false|out)\b)')
+_CLAUSE = re.compile(r'[,;:.!?]|\b(?:but|so|and|or)\b')
+_Mention = tuple[int, int, str]  # start, end and the choice that is meant
+
+
+def _mentions(plain: str, choices: Sequence[str], label: bool) -> Iterator[_Mention]:
+    "What a plain text mentions and does not deny"
+    names = choice_names(tuple(choices), label)
+    denied, last = _DENIED['no' in names], None
+    for found in _name_pattern(tuple(choices), label).finditer(plain):
+        meant = names.get(found[0])
+        if meant is None and ord(found[1]) - ord('a') < len(choices):
+            meant = choices[ord(found[1]) - ord('a')]
+        clause = _CLAUSE.split(plain[max(0, found.start() - 60):found.start()])[-1]
+        nor = last and re.search(r'\bnor\W*(?:\w+ ){0,2}$', plain[last[1]:found.start()])
+        if meant is None or nor or denied.search(clause): continue
+        if _IS_DENIED.match(plain, found.end()): continue
+        last = found.start(), found.end(), meant
+        yield last
 
 # %% ../../nbs/data/06_reading.ipynb #5356da07
-_JOINED = re.compile(r'[\s"\'.]{0,3}(?:[,/]|or\b|and\b)[\s"\']{0,3}'
-                     r'(?:(?:or|and)\b)?\s?(?:(?:the|an?) )?["\']?')
+_JOINED = re.compile(r'[\s"\').]{0,3}(?:[,/&]|or\b|and\b)[\s"\'(]{0,3}(?:(?:or|and)\b|/or\b)?'
+                     r'\s?(?:(?:the|an?|maybe|perhaps|possibly|option|choice) )?["\'(]?')
+_REASON = re.compile(r'\b(?:because|since|as|while|whereas|although)\b')
+_BARE_LIST = re.compile(r'\W*(?:either |both |neither |options? )?[(]?[A-Z][)]?'
+                        r'\W{0,3}(?:(?:,|/|&|or|and|nor)\W{0,3})+(?:options? )?[(]?[A-Z]\b')
 
 
 def _stated_choice(line: str, choices: Sequence[str], label: bool) -> tuple[str, str] | None:
     "Canonical text and span of the choice or label that a line states"
     line = line[:4*_MOST_CHARACTERS]
-    if (value := named_choice(line, choices, label)) is not None: return value, line
-    if not label and _several_letters(line): return None
-    names = choice_names(tuple(choices), label)
-    plain = plain_text(line)
-    spans = sorted(_spans(plain, names), key=lambda o: (o[0], -o[1]))
-    letter = None if label else _leading_letter(line, choices, bool(spans))
-    if letter or not spans: return letter or (None if label else _stated_letter(line, choices))
-    start, end, name = spans[0]
-    for later, _, other in spans[1:]:
-        another = later >= end and names[other] != names[name]
-        if another and _JOINED.fullmatch(plain, end, later): return None
-    return names[name], plain[start:end]
+    for text in (line, _bare(line)):
+        if (value := named_choice(text, choices, label)) is not None: return value, text
+    if not label:
+        if _BARE_LIST.match(text): return None
+        if letter := _leading_letter(text, choices): return letter
+        if found := _numeric_choice(line, choices): return found
+    return _first_mention(plain_text(text), choices, label)
 
-# %% ../../nbs/data/06_reading.ipynb #d8b6628f
-_LEADING = re.compile(r'(?:(?:for sure|definitely|clearly|certainly|option|choice|letter) )*'
-                      r'([A-Z])(?: *(?:[,.;:)]|$)|(?P<why> (?:because|since|as)\b))')
+# %% ../../nbs/data/06_reading.ipynb #a4d1db4d
+def _first_mention(plain: str, choices: Sequence[str], label: bool) -> tuple[str, str] | None:
+    "The choice that a line mentions first; None if it hedges"
+    mentions = list(_mentions(plain, choices, label))
+    if not mentions: return None
+    end = _SENTENCE.search(plain)
+    before_reason = _REASON.split(plain[:end.start()] if end else plain)[0]
+    in_sentence = [o for o in mentions if o[1] <= len(before_reason)]
+    letters = {o[2] for o in in_sentence if plain[o[0]] in '(['}
+    if len(letters) > 1: return None
+    start, end, meant = mentions[0]
+    for later, _, other in mentions[1:]:
+        if other != meant and _JOINED.fullmatch(plain, end, later): return None
+        if other != meant: break
+        end = max(end, _)
+    named = [o for o in mentions if plain[o[0]] not in '(['] or mentions
+    near = [o for o in named if o[0] - end <= 3]
+    return (near or mentions)[0][2], plain[start:end]
+
+# %% ../../nbs/data/06_reading.ipynb #0c381786
+def _numeric_choice(line: str, choices: Sequence[str]) -> tuple[str, str] | None:
+    "The choice whose value a line states, where all are numbers"
+    names = choice_names(tuple(choices), False)
+    values = [o for o in names if to_number(o) is not None]
+    if {names[o] for o in values} != set(choices): return None
+    found = _stated_number(line, 'number')
+    meant = {names[o] for o in values if found and same_answer(o, found[0], 'number')}
+    return (meant.pop(), found[1]) if len(meant) == 1 else None
+
+# %% ../../nbs/data/06_reading.ipynb #8d8130c2
+_CHOSEN = re.compile(
+    rf'{_LETTER}(?: [\w\'-]+){{0,3}}? (?:is|seems|would be|must be) (?:the |most |clearly )*'
+    r'(?:correct|right|best|answer|true|most suitable)\b|\b(?:choose|pick|select|go with)'
+    rf' (?:option |choice |answer )?{_LETTER.replace("in>", "in2>").replace("bare>", "bare2>")}')
+_NOT_CHOSEN = re.compile(r"\b(?:not|or|and|either|nor)\W*$|n't\W*$")
+_HEDGES = re.compile(r'\b(?:both|either|or)\b')
+_LIMIT = 8*_MOST_CHARACTERS  # of a text that is read from its end
 
 
-def _leading_letter(
-    line: str, choices: Sequence[str], named: bool,
-) -> tuple[str, str] | None:
-    "The choice whose letter a line begins with; if it names choices, too, a reason must follow"
-    letter = _LEADING.match(line)
-    if not letter or named and not letter['why']: return None
-    index = ord(letter[1]) - ord('A')
-    return (choices[index], letter[1]) if index < len(choices) else None
-
-# %% ../../nbs/data/06_reading.ipynb #42391509
-_LETTERS = re.compile(r'\(\s*([A-Za-z])\s*\)')
-
-
-def _stated_letter(
-    line: str, choices: Sequence[str], last: bool = False,
-) -> tuple[str, str] | None:
-    "The choice that a letter in brackets names; the last of several, or None"
-    letters = [m for m in _LETTERS.finditer(line) if ord(m[1].lower()) - ord('a') < len(choices)]
-    if not letters or (not last and len({m[1].lower() for m in letters}) > 1): return None
-    return choices[ord(letters[-1][1].lower()) - ord('a')], letters[-1][0]
-
-# %% ../../nbs/data/06_reading.ipynb #93ed339d
-def _several_letters(line: str) -> bool:
-    "Whether the first sentence of a line names several, as in 'either (d) or (e)'"
-    end = _SENTENCE.search(line)
-    letters = _LETTERS.finditer(line, 0, end.start() if end else len(line))
-    return len({m[1].lower() for m in letters}) > 1
-
-# %% ../../nbs/data/06_reading.ipynb #0857e692
-def _both(text: str) -> bool:
-    "Whether the last sentence of a text is about both or either of several letters"
-    sentence = re.split(r'[.!?]\s', text.rstrip(' .!?'))[-1]
-    return bool(re.search(r'\b(?:both|either)\b', sentence)) and _several_letters(sentence)
+def _chosen_letter(text: str, choices: Sequence[str]) -> tuple[str, str] | None:
+    "The choice that a sentence without a marker calls the right one, by letter"
+    for found in reversed(list(_CHOSEN.finditer(text))):
+        letter = next(o for o in found.groups() if o)
+        before = text[max(0, found.start() - 12):found.start()]
+        if _NOT_CHOSEN.search(before) or re.search(r"\bnot\b|n't\b", found[0]): continue
+        if ord(letter.lower()) - ord('a') < len(choices):
+            return choices[ord(letter.lower()) - ord('a')], found[0]
+    return None
 
 # %% ../../nbs/data/06_reading.ipynb #4b0bbb7d
 def _last_choice(text: str, choices: Sequence[str], label: bool) -> tuple[str, str] | None:
     "The choice or label that a text names last"
-    names = choice_names(tuple(choices), label)
-    plain = plain_text(text)
-    spans = _spans(plain, names, last=True)
-    if not label and _both(text): return None
-    if not spans: return None if label else _stated_letter(text, choices, last=True)
-    start, end, name = max(spans, key=lambda o: (o[1], -o[0]))
-    return names[name], plain[start:end]
+    text = text[-_LIMIT:]
+    lines = [o for o in text.split('\n') if o.strip()]
+    for line in (lines[-1], lines[0]) if lines else ():
+        if (value := named_choice(_bare(line), choices, label)) is not None: return value, line
+        letter = None if label else _LEADING.fullmatch(_bare(line).rstrip('.!'))
+        if letter and (found := _leading_letter(_bare(line), choices)): return found
+    if not label and (found := _chosen_letter(_bare(text), choices)): return found
+    for sentence in reversed(re.split(r'(?<=[.!?])\s+|\n+', text)):
+        plain = plain_text(_bare(sentence))
+        mentions = [o for o in _mentions(plain, choices, label) if not _is_determiner(plain, o)]
+        if not mentions: continue
+        start, end, meant = mentions[-1]
+        several = len({o[2] for o in mentions}) > 1
+        if several and not label and _HEDGES.search(plain): return None
+        joined = any(_JOINED.fullmatch(plain, a[1], b[0])
+                     for a, b in zip(mentions, mentions[1:]) if a[2] != b[2])
+        return None if joined else (meant, plain[start:end])
+    return None
+
+
+def _is_determiner(plain: str, mention: _Mention) -> bool:
+    "Whether a mention is the `no` of `no water`"
+    start, end, _ = mention
+    return plain[start:end] == 'no' and bool(re.match(r' (?!because|since|as)\w', plain[end:]))
 
 # %% ../../nbs/data/06_reading.ipynb #e4ebe112
 def _as_written(span: str, text: str) -> str:
@@ -248,13 +326,6 @@ def _as_written(span: str, text: str) -> str:
     return f'${written}$' if '\\' in written and '$' in around else written
 
 # %% ../../nbs/data/06_reading.ipynb #abb36a57
-def _without_thinking(text: str) -> str:
-    "What a reasoning model wrote after it thought; nothing if it is still thinking"
-    for end in ('</think>', '<|channel|>final<|message|>'):
-        if end in text: return text.rpartition(end)[2]
-    return '' if text.lstrip().startswith('<think>') else text
-
-
 def _without_denial(line: str, choices: Sequence[str]) -> str:
     "What a line states after `not … but`; nothing after a mere `not`"
     denied = re.match(r'(?:definitely |clearly |certainly )?not\s', line, re.IGNORECASE)
@@ -270,8 +341,7 @@ def read_answer(
     markers: Sequence[str] = MARKERS,    # what an answer is stated with
 ) -> Answer | None:                      # the answer, or None if there is none
     "Read the answer of a completion"
-    text = cut_run_on(_without_thinking(text))
-    line = _stated(text, (markers,) if isinstance(markers, str) else tuple(markers))
+    text, line = stated_part(text, markers)
     if line is None and not flexible: return None
     if kind == 'label' and not choices: choices = DEFAULT_LABELS
     found = _flexible(text, kind, choices) if line is None else _strict(line, kind, choices)
@@ -285,7 +355,7 @@ def _strict(line: str, kind: str, choices: Sequence[str]) -> tuple[str, str] | N
     if kind in ('number', 'expression'): return _stated_number(line, kind)
     if kind in ('choice', 'label') and choices:
         return _stated_choice(line, choices, kind == 'label')
-    line = line.rstrip(' \t.*_')
+    line = unwrapped(line.strip(' \t*_')).rstrip(' \t.*_')
     value = normalise(line, kind, choices)
     return None if value is None else (value, line)
 

@@ -131,7 +131,8 @@ class Decomposer(Format):
     def examples(self, problem: Problem, rationales: Sequence[Rationale] = ()) -> list[Example]:
         rows = [[step.question for step in r.steps] for r in _taught(rationales)]
         if self.order == 'first':
-            rows = rows or [list(problem.subquestions)] * bool(problem.subquestions)
+            unsolved = len(problem.subquestions) != len(problem.gold_steps)
+            rows = rows or [list(problem.subquestions)] * unsolved * bool(problem.subquestions)
             pairs = [(self.prompt(problem), '\n- '.join(questions)) for questions in rows]
         else:
             taught = (_written(problem, r) for r in _taught(rationales))
@@ -263,7 +264,9 @@ class QuestionsForSteps(FewShotCoT):
     system: ClassVar[str] = ('For each step write the question that it answers, numbered like the '
                              'steps, and nothing else.')
 
-    def __post_init__(self): _check_demonstrated(self)
+    def __post_init__(self):
+        shown = tuple(d for d in self.demonstrations if d.rationale.steps)
+        object.__setattr__(self, 'demonstrations', shown)
 
     def _asked(self, problem: Problem) -> str:
         if not problem.gold_steps:

@@ -147,24 +147,24 @@ class TokenEncoder:
         tokenizer.padding_side = 'right'  # so that positions count from the first token
         return model.eval(), tokenizer
 
-    def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
-        "For each text its vectors, (tokens, width), without those of special tokens"
+    def __call__(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        "For each text its vectors, (tokens, width), and which of them are no special tokens"
         batches = range(0, len(texts), self.batch_size)
         return [o for i in batches for o in self._encode(list(texts[i:i + self.batch_size]))]
 
-    def _encode(self, texts: list[str]) -> list[np.ndarray]:
+    def _encode(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         import torch
         model, tokenizer = self.loaded
         longest = min(tokenizer.model_max_length, model.config.max_position_embeddings)
         batch = tokenizer(texts, return_tensors='pt', padding=True, truncation=True,
                           max_length=longest, return_special_tokens_mask=True)
-        width = model.config.hidden_size
-        if not batch['input_ids'].numel(): return [np.zeros((0, width))] * len(texts)
-        special = batch.pop('special_tokens_mask').bool() | (batch['attention_mask'] == 0)
+        special, width = batch.pop('special_tokens_mask').bool(), model.config.hidden_size
+        if not special.numel(): return [(np.zeros((0, width)), np.zeros(0, bool))] * len(texts)
         with torch.inference_mode():
             hidden = model(**batch, output_hidden_states=True).hidden_states[self.layer]
             hidden = torch.nn.functional.normalize(hidden.float(), dim=-1)
-        return [o[~s].numpy() for o, s in zip(hidden, special)]
+        read = batch['attention_mask'].bool()
+        return [(o[r].numpy(), ~s[r].numpy()) for o, s, r in zip(hidden, special, read)]
 
 # %% ../../nbs/evaluation/54_questions.ipynb #895050d4
 def bert_score(
@@ -174,11 +174,12 @@ def bert_score(
 ) -> list[float]:           # F1 of each; 0 if one of the two has no tokens
     "BERTScore without idf weights and without rescaling"
     scores = []
-    for mine, theirs in zip(encoder(asked), encoder(gold), strict=True):
-        if not len(mine) or not len(theirs): scores.append(0.0)
+    for (mine, ours), (theirs, others) in zip(encoder(asked), encoder(gold), strict=True):
+        if not ours.any() or not others.any(): scores.append(0.0)
         else:
             cosines = mine @ theirs.T
-            precision, recall = float(cosines.max(1).mean()), float(cosines.max(0).mean())
+            precision = float(cosines.max(1)[ours].mean())
+            recall = float(cosines.max(0)[others].mean())
             scores.append(2 * precision * recall / (precision + recall))
     return scores
 

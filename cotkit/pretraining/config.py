@@ -13,7 +13,7 @@ from ..data.core import CotkitError
 from ..training.config import TrainConfig
 
 # %% auto #0
-__all__ = ['PAPER', 'MICRO', 'Precision', 'Rung', 'read_rung', 'PretrainConfig']
+__all__ = ['PAPER', 'MICRO', 'Precision', 'Rung', 'read_rung', 'PretrainConfig', 'CorpusConfig']
 
 # %% ../../nbs/pretraining/39_config.ipynb #7d726b77
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _rungs(*shapes: tuple[int, int]) -> dict[str, Rung]:
     "Rungs by name"
     return {rung.name: rung for rung in (Rung(*shape) for shape in shapes)}
 
-
+# %% ../../nbs/pretraining/39_config.ipynb #8352220c
 PAPER = _rungs(*((width, layers) for width in (32, 64, 128, 256, 512, 1024)
                  for layers in (2, 4, 8)))
 MICRO = _rungs((8, 2), (16, 2), (32, 2), (64, 2), (128, 2), (192, 4))
@@ -76,7 +76,7 @@ MICRO = _rungs((8, 2), (16, 2), (32, 2), (64, 2), (128, 2), (192, 4))
 # %% ../../nbs/pretraining/39_config.ipynb #3a93b8f8
 Precision = Literal['auto', 'float32', 'bfloat16']
 
-
+# %% ../../nbs/pretraining/39_config.ipynb #d1a958c8
 @dataclass(frozen=True)
 class PretrainConfig:
     "How a model is pretrained on blocks of tokens; None is chosen by the rule of the ladder"
@@ -121,7 +121,7 @@ def _sequences(blocks: int) -> int:
     "Blocks of a step: a power of two from 8 to 512, with 1,000 steps or more if possible"
     return min(512, max(8, 2 ** int(math.log2(max(1, blocks / 1000)))))
 
-
+# %% ../../nbs/pretraining/39_config.ipynb #b8076e72
 def _micro_batch(sequences: int, most: int, processes: int) -> int:
     "Blocks at once on a device: the largest divisor of its share that is not above `most`"
     if sequences % processes:
@@ -151,3 +151,24 @@ def _scaled(config: PretrainConfig, rung: Rung, blocks: int, processes: int) -> 
         max_steps=steps, batch_size=micro, train_seed=config.train_seed, bucket_batches=1,
         learning_rate=chosen(config.peak_rate, 2.8e-3 * min(1.0, (64 / rung.width) ** 0.5)),
         max_seconds=config.max_seconds, resume=config.resume, overrides=overrides)
+
+# %% ../../nbs/pretraining/39_config.ipynb #a8da1f14
+@dataclass(frozen=True)
+class CorpusConfig:
+    "How documents are tokenized, split and cut into blocks"
+    context: int = 128                   # tokens of a block
+    vocab_size: int = 15_000             # the most tokens of a tokenizer that is trained
+    kind: Literal['bpe', 'unigram'] = 'bpe'  # of that tokenizer
+    across: bool = False                 # let blocks run on from one document to the next
+    tokens: int | None = None            # exactly so many to train on; all if None
+    validation: float = 0.01             # share of the documents that is never trained on
+    data_seed: int = 0                   # decides what a control is made of
+
+    def __post_init__(self):
+        for name, low in dict(context=2, vocab_size=259, tokens=1, data_seed=0).items():
+            if (value := getattr(self, name)) is not None and value < low:
+                raise CotkitError(f'is {value}', f'At least {low}.', field=name)
+        if not 0 <= self.validation < 1:
+            raise CotkitError(f'is {self.validation}', 'From 0 to below 1.', field='validation')
+        if self.kind not in ('bpe', 'unigram'):
+            raise CotkitError(f'is {self.kind!r}', 'One of: bpe, unigram.', field='kind')

@@ -65,7 +65,7 @@ class LossTable:
         return html_table([('rows', f'{len(self):,}'), *((name, f'{o.min():.4g} … {o.max():.4g}')
                                                        for name, o in columns.items())])
 
-# %% ../../nbs/pretraining/42_loss_tables.ipynb #43a98fe0
+# %% ../../nbs/pretraining/42_loss_tables.ipynb #c52fa4f4
 def positive(
     value: Any,        # a cell of a table
     column: str,       # its column, for the error
@@ -77,9 +77,10 @@ def positive(
     except (TypeError, ValueError):
         remedy = 'Write a plain number, such as 70e6.'
         raise CotkitError(f'is {value!r}', remedy, place.file, place.line, column) from None
-    if math.isfinite(number) and number > 0: return number
+    if 0 < number < 1e100: return number
     said = 'is missing' if missing else f'is {number:g}'
     remedy = 'It must be a number above 0: fill it in, or leave the row out.'
+    if number >= 1e100: remedy = 'No count and no loss is that large: leave the row out.'
     raise CotkitError(said, remedy, place.file, place.line, column)
 
 # %% ../../nbs/pretraining/42_loss_tables.ipynb #a5248036
@@ -92,7 +93,7 @@ class LossColumns:
     flops: str = 'flops'     # column of the compute, in FLOPs; not needed for other laws
     run: str | None = None   # column that names the run of a checkpoint
 
-# %% ../../nbs/pretraining/42_loss_tables.ipynb #f3052970
+# %% ../../nbs/pretraining/42_loss_tables.ipynb #35fb35d5
 def read_losses(
     path: str | Path,                      # a file
     columns: LossColumns = LossColumns(),  # what its columns are called
@@ -103,25 +104,26 @@ def read_losses(
     if not rows: raise CotkitError('has no rows', 'Write a row for each model.', path)
     wanted = {name: getattr(columns, name) for name in ('loss', *scales)}
     if columns.run: wanted['run'] = columns.run
-    _check_columns(rows[0], wanted)
+    wanted = {name: _column(rows[0], name, column) for name, column in wanted.items()}
     if columns.flops in rows[0].values and 'flops' not in wanted:
         if all(row.values.get(columns.flops) for row in rows): wanted['flops'] = columns.flops
     cells = {name: [positive(row.values.get(column), column, row) for row in rows]
              for name, column in wanted.items() if name != 'run'}
-    run = np.array([str(row.values.get(columns.run)) for row in rows]) if columns.run else None
+    run = np.array([str(row.values.get(wanted['run'])) for row in rows]) if columns.run else None
     loss = cells.pop('loss')
     return LossTable(loss, cells, run, str(path), tuple(row.line for row in rows))
 
-# %% ../../nbs/pretraining/42_loss_tables.ipynb #94f4617d
-def _check_columns(row: SourceRow, wanted: Mapping[str, str]) -> None:
-    "A `CotkitError` if a table has no such column; it says which ones are there"
-    for name, column in wanted.items():
-        if column in row.values: continue
-        close = difflib.get_close_matches(column, row.values, cutoff=0.5)
-        there = ', '.join(map(str, row.values))
-        example = close[0] if close else next(iter(row.values), 'COLUMN')
-        remedy = f'There are: {there}. Say which one it is: --{name} {str(example)!r}.'
-        raise CotkitError(f'no column {column!r}', remedy, row.file)
+# %% ../../nbs/pretraining/42_loss_tables.ipynb #67870478
+def _column(row: SourceRow, name: str, column: str) -> str:
+    "A column as the table writes it; a `CotkitError` says which ones are there"
+    if column in row.values: return column
+    alike = [o for o in row.values if str(o).strip().casefold() == column.strip().casefold()]
+    if len(alike) == 1: return alike[0]
+    close = difflib.get_close_matches(column, map(str, row.values), cutoff=0.5)
+    there = ', '.join(map(str, row.values))
+    example = close[0] if close else next(iter(row.values), 'COLUMN')
+    remedy = f'There are: {there}. Say which one it is: --{name} {str(example)!r}.'
+    raise CotkitError(f'no column {column!r}', remedy, row.file)
 
 # %% ../../nbs/pretraining/42_loss_tables.ipynb #015e9553
 SYMBOLS = {'params': ('A', 'alpha'), 'tokens': ('B', 'beta'), 'flops': ('K', 'gamma')}

@@ -475,7 +475,7 @@ class HeldOut:
                            ('within the intervals', f'{100 * self.covered:.0f} %'),
                            ('warning', self.warning)])
 
-# %% ../../nbs/pretraining/43_scaling.ipynb #c47d7509
+# %% ../../nbs/pretraining/43_scaling.ipynb #cab0954b
 def hold_out(
     table: LossTable,                  # a table
     law: Law | str = 'params-tokens',  # what is fitted
@@ -488,6 +488,9 @@ def hold_out(
     size = compute_of(table) if by == 'flops' else table.scales[by]
     threshold = np.quantile(size, 1 - share)
     large = size > threshold if (size > threshold).any() else size >= threshold
+    if large.sum() == 0 or (~large).sum() < 3:
+        remedy = f'{(~large).sum()} would be left to fit: hold out fewer.'
+        raise CotkitError(f'holds out {large.sum()} of {len(table)} rows', remedy, field='share')
     fit = fit_law(table.where(~large), law, config)
     rest = table.where(large)
     rows = [{scale: o[i] for scale, o in rest.scales.items()} for i in range(len(rest))]

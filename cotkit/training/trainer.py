@@ -345,7 +345,7 @@ def _validation_rows(student: Student, rows: Any, config: TrainConfig, data: Tra
     if objective_names(found) != objective_names(rows):
         raise CotkitError('has other objectives than the training data',
                           'Validate on data of the same kind.', field='validation')
-    if isinstance(found, TokenBlocks): return TokenBlocks(found.ids, numbered=False, pad_id=found.pad_id)
+    if isinstance(found, TokenBlocks): return TokenBlocks(found.ids, False, found.pad_id)
     return found.select_columns(['input_ids', 'labels', 'objective'])
 
 # %% ../../nbs/training/32_trainer.ipynb #32a00036
