@@ -41,6 +41,8 @@ _NAMES = {
     'evaluation.metrics': 'Prediction register_metric',
     'evaluation.statistics': 'Estimate',
     'evaluation.evaluate': 'Evaluation evaluate compare compare_seeds summarise select_checkpoint',
+    'evaluation.emergence_tables': 'read_curves',
+    'evaluation.emergence': 'judge',
     'reporting.html': 'html_report',
     'reporting.publish': 'publish',
 }
