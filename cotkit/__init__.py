@@ -49,6 +49,7 @@ _NAMES = {
     'evaluation.statistics': 'Estimate',
     'evaluation.evaluate': 'Evaluation evaluate compare compare_seeds summarise select_checkpoint',
     'evaluation.simple_items': 'simple_items zero_shot',
+    'evaluation.emergence_tables': 'read_curves',
     'evaluation.questions': 'score_questions evaluate_questions attribute_error',
     'evaluation.emergence': 'judge',
     'reporting.html': 'html_report',
