@@ -98,10 +98,8 @@ def test_every_verdict_follows_from_the_records(records, shown):
 
 
 def test_the_table_of_accuracies_is_the_records(records, shown):
-    names = {'unified': 'Socratic, unified', 'iterative': 'Socratic, two students', 'chain-of-thought': 'chain of thought',
-             'restated': 'as many tokens', 'answer-only': 'answer-only'}
-    for split in ('test', 'longer'):
-        for method, name in names.items():
+    for split in TITLES:
+        for method, name in NAMES.items():
             cells = ' '.join(estimate_text(mean_estimate(taken(records, method, split, [size]))) for size in SIZES)
             assert f'{name} {split} {cells}' in shown
 
@@ -117,9 +115,35 @@ def test_the_dialogue_is_the_records(records, shown):
     for question, solution in runs(records, 'iterative', 'large')[0]['dialogue']: assert f'{question} {solution}' in shown
 
 
-def test_tokens_and_longer_training_are_the_records(records, shown):
-    for method, name in (('unified', 'Socratic, unified'), ('chain-of-thought', 'chain of thought')):
+NAMES = {'unified': 'Socratic, unified', 'iterative': 'Socratic, two students', 'chain-of-thought': 'chain of thought',
+         'restated': 'as many tokens', 'answer-only': 'answer-only'}
+TITLES = {'test': '2 to 4 steps, as in training', 'longer': '5 and 6 steps'}
+
+
+def test_the_table_of_tokens_is_the_records(records, shown):
+    for method, name in NAMES.items():
         assert f'{name} ' + ' '.join(f"{np.mean([o['tokens']['longer'] for o in runs(records, method, size).values()]):.0f}" for size in SIZES) in shown
+
+
+def test_longer_training_is_the_records(records, shown):
+    for split, title in TITLES.items():
+        chain, unified = (taken(records, m, split, ['medium'], max_steps=1500) for m in ('chain-of-thought', 'unified'))
+        assert chain.shape == unified.shape and len(chain) >= 3
+        assert f'{title} {estimate_text(mean_estimate(chain))} {estimate_text(mean_estimate(unified))} {estimate_text(paired_difference(unified, chain))}' in shown
+
+
+def by_the_end(problem): return tuple(problem.meta['program'].split('; ')[-2:])
+
+
+def test_the_guess_by_the_end_and_the_problems_that_it_gets_wrong(records, shown):
+    task, counts = study.study_task(study.Settings()), {}
+    for p in task['train']: counts.setdefault(by_the_end(p), Counter())[p.answer] += 1
+    for split in TITLES:
+        wrong = np.array([by_the_end(p) not in counts or counts[by_the_end(p)].most_common(1)[0][0] != p.answer for p in task[split]])
+        assert f'{100 * (1 - wrong.mean()):.1f} %' in shown
+        for method, name in NAMES.items():
+            cells = ' '.join(estimate_text(mean_estimate(taken(records, method, split, [size])[:, wrong])) for size in SIZES)
+            assert f'{name} {split} {wrong.sum()} {cells}' in shown
 
 
 @pytest.mark.skipif(not (DATA/'socratic').is_dir(), reason='the shared data are not here')

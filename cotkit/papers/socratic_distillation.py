@@ -71,7 +71,7 @@ class Cell:
     seed: int = 0                   # of the problems and of their order
     settings: Settings = Settings() # of the study
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #66e31084
+# %% ../../nbs/papers/socratic_distillation.ipynb #c909c37f
 @lru_cache(maxsize=4)
 def study_task(
     settings: Settings,  # of the study
@@ -81,8 +81,9 @@ def study_task(
     shorter, longer = ({'steps': tuple(steps), 'largest': settings.largest_number}
                        for steps in (settings.gold_steps, settings.longer_steps))
     splits = {'train': word_problems(settings.problems, seed, **shorter)}
-    for name, split, how in (('validation', 'validation', shorter), ('test', 'test', shorter),
-                             ('longer validation', 'validation', longer), ('longer', 'test', longer)):
+    made = (('validation', 'validation', shorter), ('test', 'test', shorter),
+            ('longer validation', 'validation', longer), ('longer', 'test', longer))
+    for name, split, how in made:
         told = word_problems(3 * settings.test, 0, split=split, **how)
         splits[name] = distinct_programs(told, settings.test, 'test')
     return Task('word_problems', splits, 'number')
@@ -149,7 +150,7 @@ def start(
     build = lambda path: _build_start(cell.size, cell.settings, path)
     return Student.load(Cache(cache).make(f'start-{cell.size}', depends, build))
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #9de347cd
+# %% ../../nbs/papers/socratic_distillation.ipynb #4cb081fd
 @register_format
 @dataclass(frozen=True)
 class Restated(Unified):
@@ -162,13 +163,13 @@ class Restated(Unified):
             return replace(r, steps=tuple(Step(asked, step.solution) for step in r.steps))
         return super().examples(problem, [restate(r) for r in rationales])
 
-
+# %% ../../nbs/papers/socratic_distillation.ipynb #d99826db
 FORMATS_OF: dict[str, tuple[Format, ...]] = {
     'answer-only': (AnswerOnly(),), 'chain-of-thought': (ZeroShotCoT(),),
     'restated': (Restated(),), 'unified': (Unified(),),
     'iterative': (Decomposer(order='first'), Solver())}
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #b2a7db19
+# %% ../../nbs/papers/socratic_distillation.ipynb #cfd5802c
 def strategies(
     students: Sequence[Student],  # one, or a decomposer and a solver
     cell: Cell,                   # of the run
@@ -181,7 +182,7 @@ def strategies(
     kinds = {'': 'predicted', ' gold': 'gold', ' shuffled': 'shuffled', ' none': 'none'}
     return {name: Iterative(*sides, questions=kind, max_turns=8) for name, kind in kinds.items()}
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #731e1930
+# %% ../../nbs/papers/socratic_distillation.ipynb #53d1e7a8
 def examine(
     students: Sequence[Student],  # of a run
     cell: Cell,                   # of the run
@@ -193,7 +194,7 @@ def examine(
             found[split + name] = evaluate(strategy, task[split])
     return found
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #01388566
+# %% ../../nbs/papers/socratic_distillation.ipynb #debfaef1
 def asked_as_many(
     evaluation: Evaluation,       # of a strategy with turns
     problems: Sequence[Problem],  # that were asked
@@ -202,7 +203,7 @@ def asked_as_many(
     pairs = zip(evaluation.predictions, problems)
     return ''.join(str(int(len(o.turns) == len(p.subquestions))) for o, p in pairs)
 
-
+# %% ../../nbs/papers/socratic_distillation.ipynb #d205ec0b
 def shown_dialogue(
     evaluation: Evaluation,  # of a strategy with turns
     place: int = 0,          # of the problem
@@ -210,7 +211,7 @@ def shown_dialogue(
     "One dialogue as a record keeps it"
     return [[turn.question, turn.solution] for turn in evaluation.predictions[place].turns]
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #2f1e9daf
+# %% ../../nbs/papers/socratic_distillation.ipynb #00fc1a01
 def run(
     cell: Cell,                    # one of `study_parts()`
     cache: Path = Path('_cache'),  # a folder where starts are kept
@@ -242,7 +243,7 @@ def run(
     data = {task.name: task.fingerprint()}
     return RunRecord(cell, cell.seed, data=data, seconds=stages.seconds, results=results)
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #c477bc48
+# %% ../../nbs/papers/socratic_distillation.ipynb #7c5ebc76
 SEEDS: tuple[int, ...] = (0, 1, 2, 3, 4)
 Side = tuple[str, str, Sequence[str]]  # method, split with the kind of questions, sizes
 
@@ -262,7 +263,7 @@ def study_parts(
             'training': [Cell(method, sizes[1], seed, longer) for seed in seeds
                          for method in ('chain-of-thought', 'unified')]}
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #00d87253
+# %% ../../nbs/papers/socratic_distillation.ipynb #7e6f153c
 class Results:
     "The records of the study, found by method, size and seed"
 
@@ -319,10 +320,6 @@ class Results:
         rows = [r.results['as_many'][split] for r in self.runs('iterative', size).values()]
         return mean_estimate(digit_table(rows))
 
-    def longer(self, method: str, split: str, size: str = 'medium') -> Estimate:
-        "Accuracy after longer training"
-        return mean_estimate(self.longer_scores(method, split, size))
-
     def longer_difference(self, split: str, size: str = 'medium') -> Estimate:
         "Unified − chain of thought after longer training, paired"
         return paired_difference(*(self.longer_scores(method, split, size)
@@ -339,7 +336,7 @@ class Results:
         return [Claim(number, text, {'': self.compare(first, second)})
                 for number, text, first, second in COMPARISONS]
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #cd697328
+# %% ../../nbs/papers/socratic_distillation.ipynb #8d9e913d
 _ALL, _SMALLER, _LARGER = tuple(SHAPES), ('small', 'medium'), ('medium', 'large')
 _UNIFIED: Side = ('unified', 'longer', _ALL)
 _CHAIN: Side = ('chain-of-thought', 'longer', _ALL)
@@ -361,7 +358,7 @@ COMPARISONS: tuple[tuple[str, str, Side, Side], ...] = (
     ('9', 'Control: two students beat one unified of twice the size',
      ('iterative', 'longer', _SMALLER), ('unified', 'longer', _LARGER)))
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #5e649bd6
+# %% ../../nbs/papers/socratic_distillation.ipynb #8cef637e
 def last_events(
     problem: Problem,  # a word problem
     count: int = 2,    # how many
@@ -369,7 +366,7 @@ def last_events(
     "What happens last in a problem: somebody who reads only this may guess by it"
     return '; '.join(problem.meta['program'].split('; ')[-count:])
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #243b7aa9
+# %% ../../nbs/papers/socratic_distillation.ipynb #5d369876
 def guessed_wrong(
     train: Sequence[Problem],  # whose answers are counted
     test: Sequence[Problem],   # to guess about
@@ -380,7 +377,7 @@ def guessed_wrong(
     common = {key: counter.most_common(1)[0][0] for key, counter in counts.items()}
     return np.array([p.answer != common.get(last_events(p)) for p in test])
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #46817c96
+# %% ../../nbs/papers/socratic_distillation.ipynb #17b30163
 def bart_questions(
     path: Path,                                 # `strategyqa_bart_decomp_dev.jsonl.gz`
 ) -> tuple[list[Problem], list[list[str]]]:     # with gold sub-questions; what BART asked
@@ -391,7 +388,7 @@ def bart_questions(
                         subquestions=tuple(row['gold_decomposition'])) for row in rows]
     return problems, [row['decomposition'] for row in rows]
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #7831ce64
+# %% ../../nbs/papers/socratic_distillation.ipynb #3e5bd029
 def real_questions(
     folder: Path,          # with `strategyqa/` and `socratic/`
 ) -> list[dict[str, Any]]: # a row for each data set and asker
@@ -411,7 +408,7 @@ def real_questions(
     return [{'data': data, **score_questions(list(said), problems, name=name).to_dict()}
             for data, problems, name, said in found]
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #18ea170e
+# %% ../../nbs/papers/socratic_distillation.ipynb #35420dd2
 def real_record(
     folder: Path,  # as of `real_questions`
 ) -> RunRecord:    # what the page shows
@@ -422,14 +419,14 @@ def real_record(
     return RunRecord({'part': 'real questions'}, 0, data={'bart': content_hash(bart)},
                      seconds=stages.seconds, results={'rows': rows})
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #e44ba5c8
+# %% ../../nbs/papers/socratic_distillation.ipynb #7aa63213
 RECORDS = (sample_path('recorded_svamp/train.jsonl').parents[2]/'papers'/'records'
            /'socratic_distillation.jsonl')
 REAL = RECORDS.with_name('socratic_distillation_real.jsonl')
 FULL_SIZE = Settings(
     largest_number=60, problems=40_000, test=1000, max_steps=10_000, learning_rate=5e-5)
 
-
+# %% ../../nbs/papers/socratic_distillation.ipynb #7223f042
 def _parts(settings: Settings) -> dict[str, list[Cell]]:
     "The cells of the study; at full size with the paper's three sizes of GPT-2"
     sizes = ('gpt2', 'gpt2-medium', 'gpt2-large') if settings == FULL_SIZE else tuple(SHAPES)
