@@ -7,10 +7,11 @@ The student is trained for a moment, so that its texts end where rationales end.
 from __future__ import annotations
 
 import random, statistics, sys, time
+from typing import Sequence
 
 import torch
 
-from cotkit.data.core import Problem
+from cotkit.data.core import Example, Problem
 from cotkit.data.formats import ZeroShotCoT, gold_rationale
 from cotkit.models.generate import DecodingParams, generate
 from cotkit.models.students import Student, StudentConfig, make_student
@@ -21,13 +22,10 @@ from measured import Measured
 BATCHES = (8, 32, 64, 128, 256)
 
 
-def trained(size: str, arch: str, problems: list[Problem], steps: int = 150) -> Student:
-    "A student that has learned when to stop"
-    format = ZeroShotCoT()
-    examples = [e for p in problems for e in format.examples(p, [gold_rationale(p)])]
-    student = make_student(StudentConfig(size, arch), format, [text for e in examples for text in (e.input, ' ' + e.target)])
-    read = tokenize_inputs(student.tokenizer, [e.input for e in examples], arch)
-    write = tokenize_targets(student.tokenizer, [e.target for e in examples], arch)
+def fit(student: Student, examples: Sequence[Example], steps: int) -> None:
+    "A moment of training, by a plain loop"
+    read = tokenize_inputs(student.tokenizer, [e.input for e in examples], student.arch)
+    write = tokenize_targets(student.tokenizer, [e.target for e in examples], student.arch)
     optimizer, order = torch.optim.AdamW(student.model.parameters(), lr=2e-3), random.Random(0)
 
     def padded(rows, fill):
@@ -36,7 +34,7 @@ def trained(size: str, arch: str, problems: list[Problem], steps: int = 150) -> 
 
     for _ in range(steps):
         chosen = order.sample(range(len(examples)), 8)
-        if arch == 'causal':
+        if student.arch == 'causal':
             ids = padded([read[i] + write[i] for i in chosen], 0)
             labels = padded([[-100] * len(read[i]) + write[i] for i in chosen], -100)
         else: ids, labels = padded([read[i] for i in chosen], 0), padded([write[i] for i in chosen], -100)
@@ -44,6 +42,14 @@ def trained(size: str, arch: str, problems: list[Problem], steps: int = 150) -> 
         optimizer.step()
         optimizer.zero_grad()
     student.model.eval()
+
+
+def trained(size: str, arch: str, problems: list[Problem], steps: int = 150) -> Student:
+    "A student that has learned when to stop"
+    format = ZeroShotCoT()
+    examples = [e for p in problems for e in format.examples(p, [gold_rationale(p)])]
+    student = make_student(StudentConfig(size, arch), format, [text for e in examples for text in (e.input, ' ' + e.target)])
+    fit(student, examples, steps)
     return student
 
 

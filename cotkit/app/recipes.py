@@ -102,8 +102,8 @@ def command(
     return register
 
 # %% ../../nbs/app/72_recipes.ipynb #11ed72d9
-_MODULES = ('commands', 'student_commands', 'pretraining_commands', 'scaling_commands',
-            'report_commands')  # in the order of the help
+_MODULES = ('commands', 'student_commands', 'socratic_commands', 'pretraining_commands',
+            'scaling_commands', 'emergence_commands', 'report_commands')  # in the order of the help
 
 
 def load_commands() -> dict[str, Command]:
@@ -283,10 +283,11 @@ def read_yaml(
     return content, _key_lines(node, file)
 
 # %% ../../nbs/app/72_recipes.ipynb #31efd0ad
-STAGES: tuple[str, ...] = ('collect', 'curate', 'distill', 'specialize', 'evaluate', 'report')
+STAGES: tuple[str, ...] = ('collect', 'curate', 'distill', 'specialize', 'socratic', 'evaluate',
+                           'report')
 
 
-_LISTS = ('distill', 'specialize', 'evaluate')
+_LISTS = ('distill', 'specialize', 'socratic', 'evaluate')
 
 # %% ../../nbs/app/72_recipes.ipynb #9e3abea1
 @dataclass(frozen=True)
@@ -394,7 +395,7 @@ def plan(
 def _jobs(stage: str, given: dict[str, Any], place: Place, folder: Path, before: list[Job],
           rationales: Path | None) -> Iterator[Job]:
     "The jobs of one entry: one, or for an evaluation one for each student"
-    students = [job for job in before if job.stage in ('distill', 'specialize')]
+    students = [job for job in before if job.stage in _LISTS[:-1]]
     read = {} if rationales is None else {'rationales': rationales}
     if stage == 'collect':
         wired = {'store': folder/'store.sqlite', 'out': folder/'rationales.jsonl'}
@@ -451,7 +452,8 @@ def content_hash(
     "SHA-256 over names and contents, shortened"
     path, digest = Path(path), hashlib.sha256()
     if (path/'student'/'cotkit.json').is_file(): path = path/'student'
-    files = [path] if path.is_file() else sorted(p for p in path.rglob('*') if p.is_file())
+    pattern = '*/student/**/*' if (path/'socratic.json').is_file() else '**/*'
+    files = [path] if path.is_file() else sorted(p for p in path.glob(pattern) if p.is_file())
     files = [file for file in files if file.name != 'README.md']
     for file in files:
         digest.update(f'{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0'.encode())

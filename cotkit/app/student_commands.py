@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json, sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING as MISSING_DEFAULT, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Mapping, Sequence
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from cotkit.training.trainer import TrainingSet
 
 # %% auto #0
-__all__ = ['TeachConfig', 'RunFiles', 'Lesson', 'read_lesson', 'taught_examples', 'taught_format', 'finish_run', 'run_distill',
-           'new_student', 'MatchingConfig', 'run_specialize', 'SolverConfig', 'StrategyConfig', 'EvaluateFiles',
-           'load_student', 'make_strategy', 'run_evaluate', 'find_record', 'read_evaluation']
+__all__ = ['TeachConfig', 'RunFiles', 'Lesson', 'read_lesson', 'taught_examples', 'taught_format', 'finish_run', 'training_set',
+           'run_config', 'run_distill', 'new_student', 'MatchingConfig', 'run_specialize', 'SolverConfig',
+           'StrategyConfig', 'EvaluateFiles', 'load_student', 'make_strategy', 'run_evaluate', 'find_record',
+           'read_evaluation']
 
 # %% ../../nbs/app/74_student_commands.ipynb #4c3062e7
 @dataclass(frozen=True)
@@ -161,13 +162,20 @@ def finish_run(
             'examples': config['examples'], 'max_steps': config['max_steps'], **results, **left}
 
 # %% ../../nbs/app/74_student_commands.ipynb #6cbb9ced
-def _training_set(lesson: Lesson) -> TrainingSet:
+def training_set(
+    lesson: Lesson,   # what is taught
+) -> TrainingSet:     # with the validation split, and the test split held out
+    "Problems and rationales as the recipes take them"
     from cotkit.training.trainer import TrainingSet
     validation = lesson.task.splits.get('validation', ())
     return TrainingSet(lesson.problems, lesson.rationales, validation, lesson.held_out)
 
 
-def _run_config(lesson: Lesson, out: Path, *configs: Any) -> dict[str, Any]:
+def run_config(
+    lesson: Lesson,   # what was taught
+    out: Path,        # folder of the run
+    *configs: Any,    # the settings
+) -> dict[str, Any]:  # by name
     "What the record of a run says about its settings"
     from cotkit.training.checkpoints import read_training
     values = {k: v for config in configs for k, v in leaf_values(config).items()}
@@ -197,8 +205,8 @@ def run_distill(
     say_splits(lesson.task)
     made, stages = new_student(student, format, examples), Stages()
     with stages('train'):
-        distill(made, _training_set(lesson), output_dir=files.out, config=train)
-    config = {'recipe': 'distill', **_run_config(lesson, files.out, student, train)}
+        distill(made, training_set(lesson), output_dir=files.out, config=train)
+    config = {'recipe': 'distill', **run_config(lesson, files.out, student, train)}
     return finish_run(made, lesson, config, stages, {}, files.out)
 
 # %% ../../nbs/app/74_student_commands.ipynb #0823f8cd
@@ -292,8 +300,8 @@ def _specialize(lesson: Lesson, format: Format, examples: Sequence[Example],
     on_policy = None if matching.on_policy is None else OnPolicyConfig(matching.on_policy)
     compared = Matching(matching.kd, teacher, on_policy)
     with stages('train'):
-        specialize(student, _training_set(lesson), output_dir=out, matching=compared, config=train)
-    settings = {'recipe': 'specialize', **_run_config(lesson, out, config, train, matching)}
+        specialize(student, training_set(lesson), output_dir=out, matching=compared, config=train)
+    settings = {'recipe': 'specialize', **run_config(lesson, out, config, train, matching)}
     if matching.teacher: settings['teacher'] = [called(matching.teacher)]
     return finish_run(student, lesson, settings, stages, read_matching(out), out)
 
@@ -319,11 +327,13 @@ class SolverConfig:
 @dataclass(frozen=True)
 class StrategyConfig:
     "How problems are solved, and what is measured"
-    strategy: str = 'single_turn'        # a registered strategy, such as vote or likelihood
+    strategy: str | None = None          # vote, likelihood …; single_turn, or iterative for a pair
     k: Annotated[int, arg(aliases=['-k'])] = 5  # samples of a vote
+    questions: Literal['predicted', 'gold', 'shuffled', 'none'] = 'predicted'  # of a dialogue
+    max_turns: int = 20                  # a dialogue that takes more ends
     metrics: tuple[str, ...] = ('exact_match',)  # registered metrics
 
-    def __post_init__(self): at_least(1, k=self.k)
+    def __post_init__(self): at_least(1, k=self.k, max_turns=self.max_turns)
 
 # %% ../../nbs/app/74_student_commands.ipynb #ba25a6d9
 @dataclass(frozen=True)
@@ -361,6 +371,10 @@ def make_strategy(
     "A strategy with the settings that it knows"
     from cotkit.evaluation.strategies import find_strategy
     kind = find_strategy(name)
+    needed = (f.name for f in fields(kind) if f.default is f.default_factory is MISSING_DEFAULT)
+    if lacking := next((o for o in needed if o not in offered), ''):
+        remedy = 'Choose another, or name a folder that `cotkit socratic` wrote.'
+        raise CotkitError(f'{name} needs a {lacking}', remedy, field='strategy')
     return kind(**{f.name: offered[f.name] for f in fields(kind) if f.name in offered})
 
 # %% ../../nbs/app/74_student_commands.ipynb #c983d5e5
@@ -368,6 +382,8 @@ def _solver(who: SolverConfig, asking: FormatConfig, decoding: DecodingParams, d
             task: Task, problems: Sequence[Problem]) -> dict[str, Any]:
     "What strategies are made of: a model and how it is asked"
     if who.student is not None:
+        from cotkit.training.socratic import is_socratic
+        if is_socratic(who.student): return _pair(who, asking, decoding)
         format = asking_format(asking, task) if asking.format else None
         model = load_student(who.student, format)
         return {'model': model, 'format': model.required_format(), 'decoding': decoding}
@@ -375,6 +391,25 @@ def _solver(who: SolverConfig, asking: FormatConfig, decoding: DecodingParams, d
     sampling = SamplingParams(temperature=decoding.temperature, max_tokens=decoding.max_new_tokens)
     model = make_teacher(who.teacher, data, task, problems)
     return {'model': model, 'format': format, 'sampling': sampling}
+
+# %% ../../nbs/app/74_student_commands.ipynb #74a00062
+def _pair(who: SolverConfig, asking: FormatConfig, decoding: DecodingParams) -> dict[str, Any]:
+    "What strategies of several turns are made of: the students of a pair, or a unified one"
+    from cotkit.evaluation.strategies import SingleTurn
+    from cotkit.training.socratic import SocraticStudents
+    if asking.format:
+        raise CotkitError('these students have formats of their own', 'Leave it out.',
+                          field='format')
+    students = SocraticStudents.load(who.student)
+    sides = {role: SingleTurn(student, decoding=decoding, limits=who.limits)
+             for role, student in students.roles.items()}
+    return {'student': sides['unified']} if 'unified' in sides else sides
+
+
+def _base_strategy(offered: Mapping[str, Any]) -> str:
+    "How a model is asked if nobody says so"
+    if 'decomposer' in offered: return 'iterative'
+    return 'unified' if 'student' in offered else 'single_turn'
 
 # %% ../../nbs/app/74_student_commands.ipynb #9daf8c88
 @command('evaluate', 'cotkit evaluate --task gsm8k --student student --out student.json')
@@ -387,15 +422,21 @@ def run_evaluate(
     files: EvaluateFiles = EvaluateFiles(),                # where the evaluation goes
 ) -> dict[str, Any]:                                       # accuracy with its interval
     "Test a student, or any other model"
+    import cotkit.evaluation.questions  # registers its metrics
     from cotkit.evaluation.evaluate import compare, evaluate
     task, problems = load_data(data)
     need_gold(problems, 'unlabelled', 'Evaluate on problems that have them, and leave this out.')
     other = read_evaluation(files.against) if files.against else None
     offered = _solver(who, asking, decoding, data, task, problems)
-    offered |= {'store': files.store, 'limits': who.limits, 'k': how.k}
-    offered |= {'strategy': make_strategy('single_turn', offered)}
+    offered |= {'store': files.store, 'limits': who.limits, 'k': how.k,
+                'questions': how.questions, 'max_turns': how.max_turns}
+    base = _base_strategy(offered)
+    offered |= {'strategy': make_strategy(base, offered)}
+    if how.questions != 'predicted' and base == 'single_turn':
+        remedy = 'Name a folder that `cotkit socratic` wrote.'
+        raise CotkitError('this model asks none', remedy, field='questions')
     if who.student is not None: _warn_of_other_problems(Path(who.student), task)
-    solver = make_strategy(how.strategy, offered)
+    solver = make_strategy(how.strategy or base, offered)
     evaluation = evaluate(solver, problems, files.name or who.title, data.split, how.metrics,
                           files.train_seed)
     if files.out: _write_json(files.out, evaluation.to_dict())
@@ -412,7 +453,8 @@ def find_record(
     student: Path,      # its folder, or that of its run
 ) -> Path | None:       # what `cotkit distill` wrote beside it
     "The record of a student, named by its run or by its own folder"
-    files = (student/'record.json', student.absolute().parent/'record.json')
+    files = (student/'record.json', *sorted(student.glob('*/record.json')),
+             student.absolute().parent/'record.json')
     return next((path for path in files if path.is_file()), None)
 
 # %% ../../nbs/app/74_student_commands.ipynb #f69ba70b

@@ -68,7 +68,7 @@ def _is_cut(said: Trace) -> bool:
     "Whether the first line of what was said is incomplete"
     return said.finish_reason == 'length' and '\n' not in said.output.strip()
 
-
+# %% ../../nbs/evaluation/51_iterative.ipynb #51a00111
 @dataclass
 class Chain:
     "One problem while it is being solved"
@@ -123,7 +123,7 @@ class Chain:
 # %% ../../nbs/evaluation/51_iterative.ipynb #51a00013
 Questions = Literal['predicted', 'gold', 'shuffled', 'none']
 
-
+# %% ../../nbs/evaluation/51_iterative.ipynb #51a00131
 def shuffled(
     questions: Sequence[str],  # in their order
     seed: str,                 # decides the new order
@@ -165,24 +165,26 @@ def run_chains(
         while True:
             active |= dict(islice(waiting, places - len(active)))
             if not active: return [chain.trace() for chain in chains]
-            _ask_round(active, decomposer, solver, max_turns)
+            if decomposer: _ask_questions(active, decomposer)
+            _ask_solutions(active, solver, max_turns)
             ended = [i for i, chain in active.items() if chain.reason]
             for i in ended: del active[i]
             bar.update(len(ended))
 
 # %% ../../nbs/evaluation/51_iterative.ipynb #51a00018
-def _ask_round(active: Mapping[int, Chain], decomposer: Voice | None, solver: Voice,
-               max_turns: int) -> None:
-    "A question and a solution for each chain, unless it ends"
-    if decomposer is not None:
-        lacking = {i: chain for i, chain in active.items() if chain.predicts}
-        prompts = {i: decomposer.format.prompt(o.problem, o.turns) for i, o in lacking.items()}
-        for i, said in decomposer.ask(prompts).items():
-            active[i].hear_questions(said, decomposer.format)
+def _ask_questions(active: Mapping[int, Chain], decomposer: Voice) -> None:
+    "The next question of each chain that has none"
+    lacking = {i: chain for i, chain in active.items() if chain.predicts}
+    prompts = {i: decomposer.format.prompt(o.problem, o.turns) for i, o in lacking.items()}
+    for i, said in decomposer.ask(prompts).items():
+        active[i].hear_questions(said, decomposer.format)
+
+# %% ../../nbs/evaluation/51_iterative.ipynb #51a00182
+def _ask_solutions(active: Mapping[int, Chain], solver: Voice, max_turns: int) -> None:
+    "The solution of the next question of each chain, unless the chain ends"
     asked = {i: chain.next_question(max_turns) for i, chain in active.items()}
-    asked = {i: question for i, question in asked.items() if question is not None}
     prompts = {i: solver.format.prompt(active[i].problem, active[i].turns, question)
-               for i, question in asked.items()}
+               for i, question in asked.items() if question is not None}
     for i, said in solver.ask(prompts).items():
         active[i].hear_solution(asked[i], said, solver.format)
 
@@ -190,16 +192,16 @@ def _ask_round(active: Mapping[int, Chain], decomposer: Voice | None, solver: Vo
 def _check_dialogue(format: Format, speaks: bool) -> None:
     "A `CotkitError` if a format has no turns"
     if speaks: return
-    raise CotkitError(f'{format.name} does not speak in turns', 'Give students of `cotkit socratic`.',
-                      field='format')
+    remedy = 'Give students of `cotkit socratic`.'
+    raise CotkitError(f'{format.name} does not speak in turns', remedy, field='format')
 
-
+# %% ../../nbs/evaluation/51_iterative.ipynb #51a00202
 def _check_settings(questions: str, max_turns: int) -> None:
     if questions not in (known := get_args(Questions)):
         raise CotkitError(f'is {questions!r}', f'One of: {", ".join(known)}.', field='questions')
     if max_turns < 1: raise CotkitError(f'is {max_turns}', 'At least 1.', field='max_turns')
 
-
+# %% ../../nbs/evaluation/51_iterative.ipynb #51a00201
 def _side(model: Student | SingleTurn) -> SingleTurn:
     return model if isinstance(model, SingleTurn) else SingleTurn(model)
 

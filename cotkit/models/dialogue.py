@@ -68,6 +68,7 @@ def join_rows(
     parts: Sequence[ReadRows],  # of one model
 ) -> ReadRows:                  # all of their rows, in this order
     "Rows over rows"
+    if len(parts) == 1: return parts[0]
     layers = zip(*(part.cache.layers for part in parts))
     tensors = [tuple(stack_rows([getattr(layer, name) for layer in same], 2)
                      for name in ('keys', 'values')) for same in layers]
@@ -123,8 +124,10 @@ class RememberingDecoder(Decoder):
 
     def leave(self, state: BatchState, rows: torch.Tensor) -> None:
         if self.model.config.is_encoder_decoder: return
-        tensors = [(layer.keys[rows], layer.values[rows]) for layer in cache_layers(state.cache)[0]]
-        read = ReadRows(state.mask[rows], _with_layers(state.cache, tensors))
+        read = ReadRows(state.mask, state.cache)  # if all leave, nothing is copied
+        if not rows.all():
+            tensors = [(o.keys[rows], o.values[rows]) for o in cache_layers(state.cache)[0]]
+            read = ReadRows(state.mask[rows], _with_layers(state.cache, tensors))
         written = zip(state.request[rows].tolist(), state.tokens[rows].tolist(),
                       read.mask.sum(1).tolist())
         for row, (number, tokens, seen) in enumerate(written):

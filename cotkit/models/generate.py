@@ -25,7 +25,7 @@ if TYPE_CHECKING: from transformers import PreTrainedModel, PreTrainedTokenizerF
 
 # %% auto #0
 __all__ = ['PREFILL_TOKENS', 'Generation', 'DecodeRequest', 'BatchState', 'has_cache', 'causal_logits', 'prefill_causal',
-           'prefill_seq2seq', 'decode_step', 'cache_layers', 'evict', 'stack_rows', 'admit', 'can_refill',
+           'prefill_seq2seq', 'give_room', 'decode_step', 'cache_layers', 'evict', 'stack_rows', 'admit', 'can_refill',
            'uniform_numbers', 'choose_tokens', 'Decoder', 'decode_text', 'run_decoder', 'decode', 'generations',
            'generate']
 
@@ -134,6 +134,43 @@ def prefill_seq2seq(
     return dict(mask=torch.ones_like(start), cache=out.past_key_values,
                 logits=out.logits[:, -1], encoded=encoded, encoded_mask=read)
 
+# %% ../../nbs/models/13_generate.ipynb #26911346
+_ROOM = 32  # columns
+
+
+@lru_cache
+def _roomy_layer() -> type:
+    "A layer of a KV cache that is copied only when its room is used up"
+    from transformers.cache_utils import DynamicLayer
+
+    class RoomyLayer(DynamicLayer):
+        def update(self, keys: torch.Tensor, values: torch.Tensor, *args, **kwargs):
+            self.keys, self.values = self._append('keys', keys), self._append('values', values)
+            return self.keys, self.values
+
+        def _append(self, name: str, new: torch.Tensor) -> torch.Tensor:
+            old, seen = getattr(self, name), getattr(self, name).shape[2]
+            width = seen + new.shape[2]
+            buffer, view = getattr(self, f'{name}_room', (old, None))
+            if view is not old or buffer.shape[2] < width:  # also where somebody replaced it
+                rows, heads, _, size = old.shape
+                buffer = old.new_empty(rows, heads, width + _ROOM, size)
+                buffer[:, :, :seen] = old
+            buffer[:, :, seen:width] = new
+            setattr(self, f'{name}_room', (buffer, buffer[:, :, :width]))
+            return getattr(self, f'{name}_room')[1]
+    return RoomyLayer
+
+
+def give_room(
+    cache: Any,  # after a prefill; its plain layers are changed in place
+) -> None:
+    "Let a KV cache grow without being copied for each token"
+    from transformers.cache_utils import DynamicLayer
+    if not hasattr(cache, 'layers') and not hasattr(cache, 'self_attention_cache'): return
+    for layer in cache_layers(cache)[0]:
+        if type(layer) is DynamicLayer: layer.__class__ = _roomy_layer()
+
 # %% ../../nbs/models/13_generate.ipynb #26911345
 def decode_step(
     model: 'PreTrainedModel',  # causal or encoder-decoder
@@ -227,10 +264,9 @@ def can_refill(
 ) -> bool:                     # if not, a batch is written to its end
     "Whether rows may be evicted and admitted"
     from transformers.cache_utils import DynamicLayer
-    if not hasattr(state.cache, 'layers') and not hasattr(state.cache, 'cross_attention_cache'):
-        return False
-    own, cross = cache_layers(state.cache)
-    if any(type(layer) is not DynamicLayer for layer in (*own, *cross)): return False
+    if not any(hasattr(state.cache, o) for o in ('layers', 'cross_attention_cache')): return False
+    layers = sum(cache_layers(state.cache), [])
+    if any(type(o) not in (DynamicLayer, _roomy_layer()) for o in layers): return False
     if model.config.is_encoder_decoder: return model.config.model_type in _DISTANCE_ONLY
     return bool(_accepted(model, position_ids=None))
 
@@ -303,6 +339,7 @@ class Decoder:
         "Up to `count` waiting requests as new rows"
         numbers = self.next_group(count)
         state, requests = self.read(numbers), [self.requests[i] for i in numbers]
+        give_room(state['cache'])
         rows = {name: o.to(self.model.device) for name, o in _empty_outputs(self, requests).items()}
         number = torch.tensor(numbers, device=self.model.device)
         return BatchState(request=number, **rows, **state)
@@ -418,7 +455,7 @@ def run_decoder(
     batch_size: int = 128,                             # outputs that are written at once
     progress: Callable[[int], Any] | None = None,      # told after each step how many it finished
     cancelled: Callable[[], bool] = lambda: False,     # asked after each step
-) -> list[Generation | None]:                          # in order; None where it was cancelled before
+) -> list[Generation | None]:                          # in order; None where it was cancelled
     "What is written for each request of a decoder, by continuous batching"
     results: list[Generation | None] = [None] * len(decoder.requests)
     training = decoder.model.training

@@ -24,8 +24,9 @@ __all__ = ['SocraticStudents', 'is_socratic', 'socratic_folders', 'socratic_stud
 
 # %% ../../nbs/training/38_socratic.ipynb #38a00008
 _FILE = 'socratic.json'
+_ROLES = (['unified'], ['decomposer', 'solver'])
 
-
+# %% ../../nbs/training/38_socratic.ipynb #38a00081
 @dataclass
 class SocraticStudents:
     "A decomposer and a solver, or one student that is both"
@@ -56,27 +57,26 @@ class SocraticStudents:
         return cls(*(Student.load(folder) for folder in socratic_folders(path)))
 
 # %% ../../nbs/training/38_socratic.ipynb #38a00009
-_ROLES = (['unified'], ['decomposer', 'solver'])
-
-
 def is_socratic(
     path: str | Path,  # any path
 ) -> bool:             # whether `socratic` wrote it
     "Whether a folder holds a pair or a unified student"
     return (Path(path)/_FILE).is_file()
 
+# %% ../../nbs/training/38_socratic.ipynb #38a00091
+def _no_pair(path: Path, problem: str) -> CotkitError:
+    return CotkitError(problem, 'Give a folder that `cotkit socratic` wrote.', file=path)
 
+# %% ../../nbs/training/38_socratic.ipynb #38a00092
 def socratic_folders(
     path: str | Path,  # what `socratic` or `SocraticStudents.save` wrote
 ) -> list[Path]:       # of the decomposer and the solver, or of the unified student
     "The folders of the students; a `CotkitError` on a folder of another kind"
-    path, remedy = Path(path), 'Give a folder that `cotkit socratic` wrote.'
-    try: roles = json.loads((path/_FILE).read_text(encoding='utf-8'))['roles']
-    except FileNotFoundError:
-        raise CotkitError('holds no decomposer and solver', remedy, file=path) from None
-    except (ValueError, KeyError, TypeError):
-        raise CotkitError('names no roles', remedy, file=path/_FILE) from None
-    if roles not in _ROLES: raise CotkitError(f'names {roles}', remedy, file=path/_FILE)
+    path, file = Path(path), Path(path)/_FILE
+    try: roles = json.loads(file.read_text(encoding='utf-8'))['roles']
+    except FileNotFoundError: raise _no_pair(path, 'holds no decomposer and solver') from None
+    except (ValueError, KeyError, TypeError): raise _no_pair(file, 'names no roles') from None
+    if roles not in _ROLES: raise _no_pair(file, f'names {roles}')
     runs = (path/role/'student' for role in roles)  # where a training run puts a student
     return [run if run.is_dir() else run.parent for run in runs]
 
