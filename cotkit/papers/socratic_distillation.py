@@ -263,7 +263,7 @@ def study_parts(
             'training': [Cell(method, sizes[1], seed, longer) for seed in seeds
                          for method in ('chain-of-thought', 'unified')]}
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #7e6f153c
+# %% ../../nbs/papers/socratic_distillation.ipynb #aa5b597b
 class Results:
     "The records of the study, found by method, size and seed"
 
@@ -327,9 +327,9 @@ class Results:
 
     def longer_scores(self, method: str, split: str, size: str) -> np.ndarray:
         "Right or wrong after longer training, (seeds, problems)"
-        both = [r.seed for (m, s, _), r in self.longer_training.items() if (m, s) == (method, size)]
-        found = [self.longer_training[method, size, seed] for seed in sorted(both)]
-        return digit_table([r.results['items'][split] for r in found])
+        longer = self.longer_training
+        seeds = sorted(seed for m, s, seed in longer if (m, s) == ('unified', size))
+        return digit_table([longer[method, size, seed].results['items'][split] for seed in seeds])
 
     def claims(self) -> list[Claim]:
         "The verdicts of the page"
