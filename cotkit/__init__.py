@@ -8,7 +8,8 @@ _NAMES = {
     'data.core': 'CotkitError Problem Request Completion Rationale Example question_key',
     'data.answers': 'Accuracy is_correct',
     'data.reading': 'read_answer',
-    'data.tasks': 'Task Columns load_task task_names register_task',
+    'data.columns': 'Columns',
+    'data.tasks': 'Task load_task task_names register_task',
     'data.formats': 'Format AnswerOnly ZeroShotCoT FewShotCoT FewShotAnswerOnly StepByStep Mixture '
                     'register_format get_format demonstrations gold_rationale examples_from contaminated',
     'data.decomposition': 'parse_steps DecompositionError',

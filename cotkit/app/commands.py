@@ -52,9 +52,10 @@ def fraction(
 def say_splits(
     task: Task,  # any task
 ) -> None:
-    "How the problems were split, such as 'apples: train 54, validation 6', on standard error"
+    "How problems were split and own rows read, such as 'apples: train 54', on standard error"
     sizes = ', '.join(f'{split} {len(problems)}' for split, problems in task.splits.items())
     print(f'{task.name}: {sizes}', file=sys.stderr)
+    if task.understood: print(f'{task.name}: {task.understood}', file=sys.stderr)
 
 # %% ../../nbs/app/73_commands.ipynb #591ca121
 def need_gold(
