@@ -113,6 +113,8 @@ def test_the_decomposers_share_is_the_records(records, shown):
 
 def test_the_dialogue_is_the_records(records, shown):
     for question, solution in runs(records, 'iterative', 'large')[0]['dialogue']: assert f'{question} {solution}' in shown
+    kept = [len(r.results['dialogue']) for r in records if 'dialogue' in r.results]
+    assert len(kept) == 33 and max(kept) == 4 and len(study.study_task(study.Settings())['longer'][0].subquestions) == 6
 
 
 NAMES = {'unified': 'Socratic, unified', 'iterative': 'Socratic, two students', 'chain-of-thought': 'chain of thought',

@@ -70,7 +70,7 @@ class Cell:
     seed: int = 0                   # of the problems and of their order
     settings: Settings = Settings() # of the study
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #26226412
+# %% ../../nbs/papers/socratic_distillation.ipynb #e53b7f7d
 def one_of_each(
     problems: Sequence[Problem],  # word problems
     n: int,                       # how many are wanted
@@ -79,7 +79,8 @@ def one_of_each(
     first: dict[str, Problem] = {}
     for problem in problems: first.setdefault(problem.meta['program'], problem)
     if len(first) >= n: return list(first.values())[:n]
-    raise CotkitError(f'is {n}, and {len(first)} programs were found', 'Ask for fewer.', field='test')
+    what = f'is {n}, and {len(first)} programs were found'
+    raise CotkitError(what, 'Ask for fewer problems.', field='test')
 
 # %% ../../nbs/papers/socratic_distillation.ipynb #c1e1797a
 @lru_cache(maxsize=4)
