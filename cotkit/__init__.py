@@ -47,6 +47,7 @@ _NAMES = {
     'evaluation.metrics': 'Prediction register_metric',
     'evaluation.statistics': 'Estimate',
     'evaluation.evaluate': 'Evaluation evaluate compare compare_seeds summarise select_checkpoint',
+    'evaluation.emergence_tables': 'read_curves',
     'evaluation.questions': 'score_questions evaluate_questions attribute_error',
     'evaluation.emergence': 'judge',
     'reporting.html': 'html_report',
