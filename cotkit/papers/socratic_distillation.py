@@ -115,25 +115,23 @@ def story_steps(
         told, steps = part.question, len(part.gold_steps)
     return found
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #bc851758
+# %% ../../nbs/papers/socratic_distillation.ipynb #2a7fa342
 def _build_start(size: str, settings: Settings, path: Path) -> None:
     "Train a start on stories of other problems, one event of each, and save it"
     from cotkit.models.students import Student, build_model
     from cotkit.models.tokenizers import train_tokenizer
     steps, u = (1, max(settings.longer_steps)), Random(1).random
     problems = word_problems(settings.stories, 10**6, steps, settings.largest_number)
-    events = map(story_steps, problems)
-    rows = [found[int(u() * len(found))] for found in events]
+    rows = [found[int(u() * len(found))] for found in map(story_steps, problems)]
     texts = [text for f in (ZeroShotCoT(), Unified())
              for e in examples_from(f, problems[:1000], gold=True) for text in (e.input, e.target)]
     tokenizer = train_tokenizer(texts, vocab_size=settings.vocab_size)
     student = Student(build_model(SHAPES[size], tokenizer), tokenizer, None, 'causal')
     _train(student, rows, settings, 0, settings.start_steps, settings.start_rate).save(path)
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #c548bc6e
+# %% ../../nbs/papers/socratic_distillation.ipynb #f850694e
 def _train(
-    student: Student, data: Sequence[Example], settings: Settings, seed: int, max_steps: int,
-    rate: float,
+    student: Student, data: list, settings: Settings, seed: int, max_steps: int, rate: float,
 ) -> Student:
     "Train a student without checkpoints and bars"
     from cotkit.training.config import TrainConfig
@@ -205,7 +203,7 @@ def examine(
             found[split + name] = evaluate(strategy, task[split])
     return found
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #debfaef1
+# %% ../../nbs/papers/socratic_distillation.ipynb #244c7a67
 def asked_as_many(
     evaluation: Evaluation,       # of a strategy with turns
     problems: Sequence[Problem],  # that were asked
@@ -214,7 +212,7 @@ def asked_as_many(
     pairs = zip(evaluation.predictions, problems)
     return ''.join(str(int(len(o.turns) == len(p.subquestions))) for o, p in pairs)
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #6c70e210
+
 def steps_written(
     evaluation: Evaluation,  # of any strategy
 ) -> dict[str, int]:         # number of problems by how many sums were written
@@ -223,7 +221,7 @@ def steps_written(
                for o in evaluation.predictions)
     return dict(sorted(Counter(str(text.count(' = ')) for text in written).items()))
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #a962579a
+# %% ../../nbs/papers/socratic_distillation.ipynb #d205ec0b
 def shown_dialogue(
     evaluation: Evaluation,  # of a strategy with turns
     place: int = 0,          # of the problem
@@ -231,7 +229,7 @@ def shown_dialogue(
     "One dialogue as a record keeps it"
     return [[turn.question, turn.solution] for turn in evaluation.predictions[place].turns]
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #e1ddccc2
+# %% ../../nbs/papers/socratic_distillation.ipynb #2b1b2c79
 def run(
     cell: Cell,                    # one of `study_parts()`
     cache: Path = Path('_cache'),  # a folder where starts are kept
@@ -264,7 +262,7 @@ def run(
     data = {task.name: task.fingerprint()}
     return RunRecord(cell, cell.seed, data=data, seconds=stages.seconds, results=results)
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #0fd2481e
+# %% ../../nbs/papers/socratic_distillation.ipynb #7c5ebc76
 SEEDS: tuple[int, ...] = (0, 1, 2, 3, 4)
 Side = tuple[str, str, Sequence[str]]  # method, split with the kind of questions, sizes
 
@@ -284,7 +282,7 @@ def study_parts(
             'training': [Cell(method, sizes[1], seed, longer) for seed in seeds
                          for method in ('chain-of-thought', 'unified')]}
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #2c18ba26
+# %% ../../nbs/papers/socratic_distillation.ipynb #aa5b597b
 class Results:
     "The records of the study, found by method, size and seed"
 
@@ -357,7 +355,7 @@ class Results:
         return [Claim(number, text, {'': self.compare(first, second)})
                 for number, text, first, second in COMPARISONS]
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #caca5127
+# %% ../../nbs/papers/socratic_distillation.ipynb #8d9e913d
 _ALL, _SMALLER, _LARGER = tuple(SHAPES), ('small', 'medium'), ('medium', 'large')
 _UNIFIED: Side = ('unified', 'longer', _ALL)
 _CHAIN: Side = ('chain-of-thought', 'longer', _ALL)
@@ -379,7 +377,7 @@ COMPARISONS: tuple[tuple[str, str, Side, Side], ...] = (
     ('9', 'Control: two students beat one unified of twice the size',
      ('iterative', 'longer', _SMALLER), ('unified', 'longer', _LARGER)))
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #41575d80
+# %% ../../nbs/papers/socratic_distillation.ipynb #357d6dd4
 def last_events(
     problem: Problem,  # a word problem
     count: int = 2,    # how many
@@ -387,7 +385,7 @@ def last_events(
     "What happens last in a problem: somebody who reads only this may guess by it"
     return '; '.join(problem.meta['program'].split('; ')[-count:])
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #3e057c10
+
 def guessed_wrong(
     train: Sequence[Problem],  # whose answers are counted
     test: Sequence[Problem],   # to guess about
@@ -398,7 +396,7 @@ def guessed_wrong(
     common = {key: counter.most_common(1)[0][0] for key, counter in counts.items()}
     return np.array([p.answer != common.get(last_events(p)) for p in test])
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #7d94113d
+# %% ../../nbs/papers/socratic_distillation.ipynb #b226f35c
 def bart_questions(
     path: Path,                                 # `strategyqa_bart_decomp_dev.jsonl.gz`
 ) -> tuple[list[Problem], list[list[str]]]:     # with gold sub-questions; what BART asked
@@ -409,7 +407,7 @@ def bart_questions(
                         subquestions=tuple(row['gold_decomposition'])) for row in rows]
     return problems, [row['decomposition'] for row in rows]
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #89c214be
+# %% ../../nbs/papers/socratic_distillation.ipynb #cd155989
 def real_questions(
     folder: Path,          # with `strategyqa/` and `socratic/`
 ) -> list[dict[str, Any]]: # a row for each data set and asker
@@ -429,7 +427,7 @@ def real_questions(
     return [{'data': data, **score_questions(list(said), problems, name=name).to_dict()}
             for data, problems, name, said in found]
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #e3dde3bd
+# %% ../../nbs/papers/socratic_distillation.ipynb #412ec941
 def real_record(
     folder: Path,  # as of `real_questions`
 ) -> RunRecord:    # what the page shows
@@ -440,7 +438,7 @@ def real_record(
     return RunRecord({'part': 'real questions'}, 0, data={'bart': content_hash(bart)},
                      seconds=stages.seconds, results={'rows': rows})
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #425bc37d
+# %% ../../nbs/papers/socratic_distillation.ipynb #ae3b0e27
 RECORDS = (sample_path('recorded_svamp/train.jsonl').parents[2]/'papers'/'records'
            /'socratic_distillation.jsonl')
 REAL = RECORDS.with_name('socratic_distillation_real.jsonl')
@@ -448,7 +446,7 @@ LENGTHS = RECORDS.with_name('socratic_distillation_lengths.jsonl')  # two runs a
 FULL_SIZE = Settings(
     largest_number=60, problems=40_000, test=1000, max_steps=10_000, learning_rate=5e-5)
 
-# %% ../../nbs/papers/socratic_distillation.ipynb #764633f8
+# %% ../../nbs/papers/socratic_distillation.ipynb #e9e0dfbc
 def _parts(settings: Settings) -> dict[str, list[Cell]]:
     "The cells of the study; at full size with the paper's three sizes of GPT-2"
     sizes = ('gpt2', 'gpt2-medium', 'gpt2-large') if settings == FULL_SIZE else tuple(SHAPES)
