@@ -1,17 +1,35 @@
-"The ladder: the paper's table, its settings and the rule that scales them, work beside torch's counter, interpolation"
+"The ladder: the paper's table, settings and their rule, work beside torch's counter, interpolation; training: resumed, divided, measured"
+import csv
+import json
 import math
+import os
+import socket
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import TrainerCallback
 
-from cotkit.data.core import CotkitError
+from cotkit.app.cli import main
+from cotkit.data.core import CotkitError, Example
 from cotkit.models.flops import flops_per_token
-from cotkit.models.students import Student, parameter_count
+from cotkit.models.config import StudentConfig
+from cotkit.models.students import Student, make_student, parameter_count
 from cotkit.models.tokenizers import train_tokenizer
-from cotkit.pretraining.config import MICRO, PAPER, PretrainConfig, Rung, read_rung
+from cotkit.data.story_world import stories
+from cotkit.pretraining.config import MICRO, PAPER, CorpusConfig, PretrainConfig, Rung, read_rung
+from cotkit.pretraining.corpus import Corpus, Document, build_corpus, split_of_document
 from cotkit.pretraining.ladder import interpolate, make_rung, training_flops
+from cotkit.pretraining.pretrain import corpus_texts, ladder_cells, pretrain, run_ladder_cell, text_losses
+from cotkit.training.checkpoints import last_checkpoint, read_history
+from cotkit.training.config import TrainConfig
+from cotkit.training.trainer import Monitor, train
 
 # Muckatira et al. (2024), the table of models: width, layers, parameters in millions as printed
 TABLE = {(32, 2): '0.993', (32, 4): '1.026', (32, 8): '1.092', (64, 2): '2.05', (64, 4): '2.18', (64, 8): '2.45',
@@ -46,6 +64,7 @@ def test_built_as_counted(tokenizer, name):
     "Parameters and FLOPs of the formulas are those of a model; torch counts the same FLOPs in a step"
     rung, vocabulary = read_rung(name), len(tokenizer)
     model = make_rung(name, tokenizer).model
+    model.set_attn_implementation('eager')  # fused attention computes its scores twice
     assert parameter_count(model) == rung.parameters(vocabulary)
     assert parameter_count(model, embeddings=False) == rung.parameters(vocabulary, embeddings=False)
     ids = torch.randint(0, vocabulary, (2, 128))
@@ -130,3 +149,162 @@ def test_the_rule(blocks, rung, processes, most):
     assert run.overrides['save_steps'] % run.overrides['logging_steps'] == 0
     half_life = math.log(0.5) / math.log(run.overrides['adam_beta2']) * step
     assert half_life == pytest.approx(math.log(0.5) / math.log(0.95) * 512)
+
+
+# Training: exact resumption, several processes, losses in bits per byte
+
+TRAIN = '''
+import json, sys
+from cotkit.pretraining.config import PretrainConfig
+from cotkit.pretraining.corpus import Corpus
+from cotkit.pretraining.pretrain import pretrain
+pretrain(Corpus(sys.argv[1]), '8x2', sys.argv[2], PretrainConfig(**json.loads(sys.argv[3])))
+'''
+
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory):
+    texts = [s.text for s in islice(stories(), 220)]
+    return build_corpus(texts, tmp_path_factory.mktemp('corpus')/'stories', CorpusConfig(vocab_size=500, validation=0.1))
+
+
+def same(a, b, exact=True):
+    one, other = read_history(a), read_history(b)
+    assert len(one) == len(other) > 3 and 'eval_loss' in one[-1]
+    weights = [load_file(o/'student'/'model.safetensors') for o in (a, b)]
+    if exact:
+        assert one == other and all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+        return
+    for x, y in zip(one, other): assert {k: x[k] for k in x} == pytest.approx(y, rel=2e-5, abs=1e-7)
+    for k in weights[0]: torch.testing.assert_close(weights[0][k], weights[1][k], rtol=1e-4, atol=1e-5)
+
+
+class Stop(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 17: raise KeyboardInterrupt
+
+
+def test_resumed_to_the_bit(corpus, tmp_path):
+    settings = dict(sequences=8, checkpoints=5)
+    pretrain(corpus, '8x2', tmp_path/'whole', PretrainConfig(**settings))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(corpus, '8x2', tmp_path/'cut', PretrainConfig(**settings), Monitor(validation=corpus.blocks('validation'), callbacks=[Stop()]))
+    assert last_checkpoint(tmp_path/'cut') and not (tmp_path/'cut'/'history.jsonl').exists()
+    with pytest.raises(CotkitError, match='resume'): pretrain(corpus, '8x2', tmp_path/'cut', PretrainConfig(**settings))
+    pretrain(corpus, '8x2', tmp_path/'cut', PretrainConfig(**settings, resume=True))
+    same(tmp_path/'whole', tmp_path/'cut')
+
+
+def test_two_processes_learn_what_one_learns(corpus, tmp_path):
+    settings = dict(sequences=16, micro_batch=4, checkpoints=2)
+    pretrain(corpus, '8x2', tmp_path/'one', PretrainConfig(**settings))
+    (tmp_path/'train.py').write_text(TRAIN)
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    command = [Path(sys.executable).with_name('accelerate'), 'launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no',
+               '--dynamo_backend', 'no', '--main_process_port', str(port), tmp_path/'train.py', corpus.folder, tmp_path/'two', json.dumps(settings)]
+    ran = subprocess.run(command, env={**os.environ, 'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    same(tmp_path/'one', tmp_path/'two', exact=False)
+
+
+def test_the_schedule(corpus, tmp_path):
+    "Up to the peak, then along a quarter of a cosine's period down to half of it"
+    pretrain(corpus, '8x2', tmp_path, PretrainConfig(sequences=8, warmup=5, peak_rate=1e-2, checkpoints=100))
+    rates = [row['learning_rate'] for row in read_history(tmp_path)]
+    steps = len(rates)
+    expected = [1e-2 * min(1, i / 5) if i <= 5 else 1e-2 * 0.5 * (1 + math.cos(math.pi / 2 * (i - 5) / (steps - 5))) for i in range(steps)]
+    assert rates == pytest.approx(expected, rel=1e-6) and 0.5 < rates[-1] / 1e-2 < 0.56
+
+
+def test_bits_per_byte(corpus, tokenizer):
+    "Against one plain pass over a text that fits into the context, and block by block over one that does not"
+    student = make_rung('16x2', corpus.tokenizer, context=512)
+    texts = [s.text for s in islice(stories(split='test'), 7)] + ['Ann ran.']
+    found = text_losses(student, texts, context=512, batch_size=3)
+    t = corpus.tokenizer
+    plain = []
+    for text in texts:
+        ids = torch.tensor([[t.bos_token_id, *t(text).input_ids, t.eos_token_id]])
+        plain.append(student.model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1))
+    assert found.nats.tolist() == pytest.approx(plain, rel=1e-4)
+    assert found.bits_per_byte == pytest.approx(sum(plain) / sum(len(o.encode()) for o in texts) / math.log(2), rel=1e-4)
+    low, high = found.interval()
+    assert low < found.bits_per_byte < high
+    short = text_losses(student, texts, context=16)
+    ids = [t.bos_token_id, *t(texts[0]).input_ids, t.eos_token_id]
+    blocks = [torch.tensor([ids[i:i + 16]]) for i in range(0, len(ids) - 1, 15)]
+    plain = sum(student.model(input_ids=o, labels=o).loss.item() * (o.shape[1] - 1) for o in blocks)
+    assert short.nats[0] == pytest.approx(plain, rel=1e-4)
+    with pytest.raises(CotkitError): text_losses(student, [])
+
+
+@pytest.mark.parametrize('across', [False, True])
+def test_texts_come_back(tmp_path, tokenizer, across):
+    texts = [s.text for s in islice(stories(), 30)] + ['naïve 🧮\n\t"x" ' * 40]
+    made = build_corpus(texts, tmp_path/'c', CorpusConfig(context=24, validation=0, across=across), tokenizer)
+    assert [*corpus_texts(made, 'train')] == texts
+
+
+def test_a_cell_counts_what_it_was_trained_on(corpus, tmp_path):
+    cells = ladder_cells({'stories': corpus}, ['8x2'], [3], PretrainConfig(sequences=8, epochs=1.5))
+    texts = {'test': [s.text for s in islice(stories(split='test'), 5)]}
+    record = run_ladder_cell(cells[0], {corpus.hash: corpus.folder}, tmp_path, texts)
+    account, results = corpus.account(), record.results
+    assert results['steps'] == math.ceil(1.5 * account.blocks / 8)
+    assert results['tokens'] == pytest.approx(1.5 * account.tokens, rel=0.05)
+    assert results['bits_per_byte']['test'] == pytest.approx(text_losses(Student.load(tmp_path/'stories-8x2-3'/'student'), texts['test']).bits_per_byte, rel=1e-4)
+    again = run_ladder_cell(cells[0], {corpus.hash: corpus.folder}, tmp_path, texts)
+    assert again.results == results
+
+
+# The command
+
+def test_command(tmp_path, capsys):
+    "Spans and texts to corpora, runs and a table of losses; a second call goes on, or is refused; scaling reads the table"
+    rows = [{'text': f'{s.text} Then it was night {i}.', 'document': f'book {i % 30}'} for i, s in enumerate(islice(stories(), 160))]
+    (tmp_path/'spans.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    (tmp_path/'texts').mkdir()
+    for i, row in enumerate(rows[:60]): (tmp_path/'texts'/f'{i}.txt').write_text(row['text'])
+    out = tmp_path/'out'
+    command = ['pretrain', str(tmp_path/'spans.jsonl'), str(tmp_path/'texts'), '--out', str(out), '--rungs', '8x2', '8x3', '--runs', '2', '--vocab-size', '500',
+               '--validation', '0.2', '--sequences', '16', '--score', '4', '--json']
+    assert main(command) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said['runs'] == 8 and {*said['corpora']} == {'spans', 'texts'}
+    table = list(csv.DictReader((out/'losses.csv').open()))
+    assert len(table) == 8 and {row['rung'] for row in table} == {'8x2', '8x3'} and {row['seed'] for row in table} == {'0', '1'}
+    assert all(float(row['loss']) > 0 and float(row['bits_on_spans']) > 0 for row in table)
+    assert len({row['loss'] for row in table}) == 8
+    assert main(command) == 2 and '--resume' in capsys.readouterr().err
+    lines = (out/'records.jsonl').read_text().splitlines()
+    (out/'records.jsonl').write_text('\n'.join(lines[:5]) + '\n')  # three runs were not written down
+    assert main([*command, '--resume']) == 0
+    again = list(csv.DictReader((out/'losses.csv').open()))
+    assert again == table
+    corpus = Corpus(out/'corpora'/'spans')
+    assert corpus.account('validation').documents == sum(split_of_document(Document('', row['document']), 0.2) == 'validation' for row in rows)
+    assert main([*command[:-1], '--resume', '--context', '64']) == 2 and 'other settings' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('words', [['missing.jsonl', '--out', 'o'], ['--out', 'o'], ['x.txt', '--out', 'o', '--rungs', 'big'], ['x.txt', '--out', 'o', '--runs', '0']])
+def test_command_refuses(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'x.txt').write_text('Ann ran.')
+    assert main(['pretrain', *words]) in (1, 2)
+    assert not (tmp_path/'o').exists()
+
+
+def test_a_run_is_a_start(corpus, tmp_path):
+    "A pretrained model is loaded by its folder like any checkpoint, reads further when it is lengthened, and is trained on"
+    pretrain(corpus, '8x2', tmp_path/'run', PretrainConfig(sequences=16))
+    start = make_student(StudentConfig(student=str(tmp_path/'run'/'student')))
+    assert start.base == './student' and start.model.config.max_position_embeddings == 128
+    interpolate(start).save(tmp_path/'stories-8x2')
+    longer = make_student(StudentConfig(student=str(tmp_path/'stories-8x2')))
+    examples = [Example('Ann has 3 apples and buys 8. How many has she? ' * 12, 'The answer is 11.', 'label')] * 4
+    before = {k: v.clone() for k, v in longer.model.state_dict().items()}
+    trained = train(longer, examples, output_dir=tmp_path/'distilled', config=TrainConfig(max_steps=2, batch_size=2))
+    assert any(not torch.equal(before[k], v) for k, v in trained.model.state_dict().items())
+    with pytest.raises(CotkitError, match='128'): train(start, examples, output_dir=tmp_path/'short', config=TrainConfig(max_steps=2))

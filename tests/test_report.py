@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cotkit.data.answers import Accuracy
-from cotkit.data.core import CotkitError, Problem, Rationale
+from cotkit.data.core import CotkitError, Problem, Rationale, Step
 from cotkit.teachers.curate import curate
 from cotkit.evaluation.evaluate import Evaluation, Prediction, Estimate, compare
 from cotkit.data.records import RunRecord
@@ -360,6 +360,21 @@ def test_a_row_opens_by_mouse_and_by_keyboard(view):
     assert view.find_elements(By.CSS_SELECTOR, '#rows tr.detail') == [] and button.get_attribute('aria-expanded') == 'false'
     button.send_keys(Keys.SPACE)
     assert [m.text for m in view.find_elements(By.CSS_SELECTOR, '#rows tr.detail mark')] == ['Ann has 17 apples']
+
+
+def test_a_dialogue_opens_turn_by_turn(browser, tmp_path):
+    from selenium.webdriver.common.by import By
+    turns = (Step('How many in the bags?', '4 * 2 = 8.'), Step(HOSTILE.replace('\ud800', ''), '3 + 8 = 11. The answer is 11.'))
+    problem = problems_of(1)[0]
+    evaluation = Evaluation('pair', 'test', [Prediction(problem.id, turns[1].solution, '11', {'exact_match': 0.0}, True, turns=turns, finish_reason='max turns')])
+    browser.get(html_report(tmp_path / 'dialogue.html', [evaluation], problems=[problem]).as_uri())
+    search(browser, 'in the bags')
+    row, = browser.find_elements(By.CSS_SELECTOR, '#rows tr.row')
+    assert 'max turns' in row.text
+    row.find_elements(By.TAG_NAME, 'td')[3].click()
+    said = browser.find_elements(By.CSS_SELECTOR, '.detail ol.dialogue li')
+    assert len(said) == 2 and said[0].text.splitlines() == ['How many in the bags?', '4 * 2 = 8.'] and 'The answer is 11.' in said[1].text
+    assert browser.title == 'cotkit report' and not browser.find_elements(By.CSS_SELECTOR, '.dialogue img')
 
 
 def test_a_match_is_marked_and_nothing_is_lost(view):

@@ -423,3 +423,47 @@ def test_memory_does_not_grow_with_the_corpus():
 
 def test_one_text_is_not_taken_for_its_letters():
     with pytest.raises(CotkitError, match='Give a list of texts'): next(simplify(TEXTS[0], KNOWN))
+
+
+# On a cluster
+
+PIPELINE = """
+import sys
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.readers import JsonlReader
+from datatrove.pipeline.writers import JsonlWriter
+from cotkit.pretraining.datatrove_step import SimplifyStep
+from cotkit.pretraining.spans import SpanRule
+from cotkit.pretraining.vocabulary import read_vocabulary
+
+if __name__ == '__main__':
+    folder, rule = sys.argv[1], sys.argv[2]
+    step = SimplifyStep(read_vocabulary(f'{folder}/words.tsv'), SpanRule(rule, 3, 0))
+    steps = [JsonlReader(f'{folder}/parts'), step, JsonlWriter(f'{folder}/spans', '${rank}.jsonl', compression=None)]
+    LocalPipelineExecutor(steps, tasks=4, workers=2, logging_dir=f'{folder}/logs').run()
+"""
+
+
+@pytest.mark.parametrize('kind', ['clean', 'reference'])
+def test_two_workers_of_datatrove_write_the_same_spans(tmp_path, kind):
+    pytest.importorskip('datatrove')
+    KNOWN.save(tmp_path/'words.tsv')
+    parts = [(TEXTS * 400)[i:i + 300] for i in range(0, 1600, 300)]   # six files for four tasks
+    for i, part in enumerate(parts): write_rows(tmp_path/'parts'/f'{i}.jsonl', [{'id': f'{i}-{o}', 'text': text, 'shelf': i} for o, text in enumerate(part)])
+    (tmp_path/'pipeline.py').write_text(PIPELINE)
+    subprocess.run([sys.executable, tmp_path/'pipeline.py', tmp_path, kind], check=True, capture_output=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    rule = SpanRule(kind, 3, 0)
+    for task in range(4):
+        written = [*read_jsonl(tmp_path/'spans'/f'0000{task}.jsonl')]
+        wanted = [(span, f'{i}-{span.document}', i) for i in range(task, 6, 4) for span in simplify(parts[i], KNOWN, rule)]
+        assert [(o['text'], o['metadata']['words'], o['metadata']['oov'], o['metadata']['document'], o['metadata']['shelf']) for o in written] \
+            == [(span.text, span.words, span.oov, document, shelf) for span, document, shelf in wanted] and len(written) > 200
+        assert len({o['id'] for o in written}) == len(written)
+    counted = json.loads((tmp_path/'logs'/'stats.json').read_text())[1]['stats']
+    assert counted['words_kept']['total'] == sum(span.words for part in parts for span in simplify(part, KNOWN, rule))
+
+
+def test_the_step_says_what_it_needs(monkeypatch):
+    from cotkit.pretraining import datatrove_step
+    monkeypatch.setattr(datatrove_step, 'PipelineStep', None)
+    with pytest.raises(CotkitError, match=r"pip install 'cotkit\[cluster\]'"): datatrove_step.SimplifyStep(KNOWN)

@@ -52,9 +52,10 @@ def fraction(
 def say_splits(
     task: Task,  # any task
 ) -> None:
-    "How the problems were split, such as 'apples: train 54, validation 6', on standard error"
+    "How problems were split and own rows read, such as 'apples: train 54', on standard error"
     sizes = ', '.join(f'{split} {len(problems)}' for split, problems in task.splits.items())
     print(f'{task.name}: {sizes}', file=sys.stderr)
+    if task.understood: print(f'{task.name}: {task.understood}', file=sys.stderr)
 
 # %% ../../nbs/app/73_commands.ipynb #591ca121
 def need_gold(
@@ -101,6 +102,7 @@ class FormatConfig:
     "How to ask"
     format: str | None = 'zero-shot-cot'  # a registered one: answer-only, few-shot-cot …
     shots: int = 4                 # solved problems that a few-shot format shows
+    markers: tuple[str, ...] = ()  # what answers are stated with, if not in a usual way
 
     def __post_init__(self): at_least(1, shots=self.shots)
 
@@ -140,7 +142,7 @@ def asking_format(
     if 'train' in task.splits:
         solved = (p for p in task['train'] if p.gold_steps and p.answer)
         shown = demonstrations(list(islice(solved, config.shots)))
-    return format_by_name(config.format, {}, shown)
+    return format_by_name(config.format, {'markers': config.markers or None}, shown)
 
 # %% ../../nbs/app/73_commands.ipynb #10801336
 def student_folder(

@@ -103,7 +103,8 @@ def command(
 
 # %% ../../nbs/app/72_recipes.ipynb #11ed72d9
 _MODULES = ('commands', 'student_commands', 'socratic_commands', 'pretraining_commands',
-            'scaling_commands', 'emergence_commands', 'report_commands')  # in the order of the help
+            'pretrain_commands', 'scaling_commands', 'emergence_commands',
+            'report_commands')  # in the order of the help
 
 
 def load_commands() -> dict[str, Command]:

@@ -25,7 +25,7 @@ let shown = rows, page = 0, only = null;
 
 function haystack(row) {
   const texts = [row.id, row.question, row.text, row.answer ?? "", row.gold, ...row.choices];
-  return row.haystack ??= texts.join("\n").toLowerCase();
+  return row.haystack ??= [...texts, ...row.turns.flat()].join("\n").toLowerCase();
 }
 const needle = () => at("search").value.trim().toLowerCase();
 function filter() {
@@ -109,6 +109,15 @@ function line(row) {
   });
   return tr;
 }
+function dialogue(turns) {
+  const said = make("ol", undefined, "dialogue");
+  for (const [question, solution] of turns) {
+    const turn = make("li", make("b", marked(question || "…")));
+    turn.append(make("div", marked(solution)));
+    said.append(turn);
+  }
+  return said;
+}
 function detail(row) {
   const list = make("dl"), cell = make("td", list);
   const all = make("button", "All rows about this problem");
@@ -117,6 +126,7 @@ function detail(row) {
   };
   add("Question", row.question || "(this problem was not given to the report)", "span");
   if (row.choices.length) add("Choices", row.choices.join("\n"), "span");
+  if (row.turns.length) list.append(make("dt", "Dialogue"), make("dd", dialogue(row.turns)));
   add(row.kind === "rationale" ? "Rationale" : "Output", row.text);
   add("Answer read", row.answer ?? "none", "span");
   add("Gold answer", row.gold, "span");

@@ -287,14 +287,22 @@ def same_answer(
     b: str,                      # another
     kind: str,                   # one of `ANSWER_KINDS`
     choices: Sequence[str] = (), # the options of a `choice` or the names of a `label`
+    tolerance: float = 0.0,      # by which share of the larger one two numbers may differ
 ) -> bool:                       # whether they agree; an unreadable answer agrees with none
     "Whether two answers are the same; a percent sign lets a number agree with its hundredth, too"
     a, b = normalise(a, kind, choices), normalise(b, kind, choices)
     if a is None or b is None: return False
     if a == b: return True
-    if kind != 'number' or a.endswith('%') == b.endswith('%'): return False
-    percent, number = (a, b) if a.endswith('%') else (b, a)
-    return Fraction(number) in (Fraction(percent[:-1]), Fraction(percent[:-1])/100)
+    if kind not in ('number', 'expression'): return False
+    left, right = Fraction(a.rstrip('%')), Fraction(b.rstrip('%'))
+    if a.endswith('%') == b.endswith('%'): return _is_near(left, right, tolerance)
+    percent, number = (left, right) if a.endswith('%') else (right, left)
+    return _is_near(number, percent, tolerance) or _is_near(number, percent/100, tolerance)
+
+
+def _is_near(a: Fraction, b: Fraction, tolerance: float) -> bool:
+    "Whether two numbers differ by no more than a share of the larger one"
+    return a == b or abs(a - b) <= Fraction(tolerance)*max(abs(a), abs(b))
 
 # %% ../../nbs/data/01_answers.ipynb #d535b085
 @dataclass(frozen=True)
@@ -308,11 +316,12 @@ class Answer(Row):
 def is_correct(
     problem: Problem,              # the problem with its gold answer
     answer: Answer | str | None,   # what was read, or an answer alone
+    tolerance: float = 0.0,        # by which share of the larger one two numbers may differ
 ) -> bool:                         # whether it agrees with the gold answer; None does not
     "Whether an answer to a problem is right"
     if answer is None: return False
     value = answer.value if isinstance(answer, Answer) else answer
-    return same_answer(value, problem.answer, problem.kind, problem.choices)
+    return same_answer(value, problem.answer, problem.kind, problem.choices, tolerance)
 
 # %% ../../nbs/data/01_answers.ipynb #e510d9e5
 Z95 = 1.959963984540054  # the 97.5 % point of the standard normal distribution

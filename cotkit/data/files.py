@@ -14,8 +14,8 @@ from typing import Any, Iterable, Iterator, Mapping
 from .core import CotkitError, parse_line
 
 # %% auto #0
-__all__ = ['Sources', 'DATA_ENDINGS', 'SourceRow', 'split_name', 'local_rows', 'source_rows', 'is_missing', 'field_text',
-           'field_lines', 'field_choices']
+__all__ = ['Sources', 'DATA_ENDINGS', 'SourceRow', 'split_name', 'local_rows', 'dataset_rows', 'source_rows', 'is_missing',
+           'field_text', 'field_lines', 'field_choices']
 
 # %% ../../nbs/data/01_files.ipynb #3e8a3b7a
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SourceRow:
 
 Sources = Mapping[str, Iterable[SourceRow]]
 DATA_ENDINGS = ('.jsonl.gz', '.json.gz', '.csv.gz', '.tsv.gz', '.jsonl', '.ndjson', '.json', '.csv',
-                '.tsv', '.parquet')
+                '.tsv', '.parquet', '.arrow', '.feather')
 
 
 def _ending(path: Path) -> str | None:
@@ -43,6 +43,7 @@ def _file_rows(path: Path) -> Iterator[SourceRow]:
         raise CotkitError('is no data file', f'Known endings: {", ".join(DATA_ENDINGS)}.', path)
     if not path.is_file(): raise CotkitError('no such file', 'Check the path.', path)
     if ending == '.parquet': return _parquet_rows(path)
+    if ending in ('.arrow', '.feather'): return _arrow_file_rows(path)
     if ending in ('.jsonl', '.ndjson'): return _json_lines(path)
     if ending[:4] in ('.csv', '.tsv'): return _csv_rows(path, ',' if ending[1] == 'c' else '\t')
     return _json_rows(path)
@@ -149,6 +150,20 @@ def _parquet_rows(path: Path) -> Iterator[SourceRow]:
         raise CotkitError(f'is no Parquet file ({reason})', 'Fetch it again.', path) from None
     return _arrow_rows(batches, str(path))
 
+# %% ../../nbs/data/01_files.ipynb #33f792e2
+def _arrow_file_rows(path: Path) -> Iterator[SourceRow]:
+    "Rows of an Arrow file or stream"
+    import pyarrow
+    try:
+        with pyarrow.memory_map(str(path)) as source:
+            try: reader = pyarrow.ipc.open_file(source)
+            except pyarrow.ArrowInvalid: reader = pyarrow.ipc.open_stream(source)
+            table = reader.read_all()
+    except (pyarrow.ArrowException, OSError) as e:
+        reason = (str(e).splitlines() or [''])[0]
+        raise CotkitError(f'is no Arrow file ({reason})', 'Fetch it again.', path) from None
+    return _arrow_rows(table.to_batches(), str(path))
+
 # %% ../../nbs/data/01_files.ipynb #3c233f1a
 _SPLIT_NAME = re.compile(r'(?:^|[-_.])(train|training|validation|valid|val|dev|test)'
                          r'(?:_r([123]))?(?=$|[-_.])')
@@ -213,10 +228,13 @@ def _saved_rows(path: Path) -> Sources:
     except Exception as e:
         what = f'is no saved dataset ({type(e).__name__})'
         raise CotkitError(what, 'Write it again with save_to_disk.', path) from None
-    return _dataset_rows(saved if isinstance(saved, DatasetDict) else {'train': saved}, str(path))
+    return dataset_rows(saved if isinstance(saved, DatasetDict) else {'train': saved}, str(path))
 
 
-def _dataset_rows(splits: Mapping[str, 'datasets.Dataset'], place: str) -> Sources:
+def dataset_rows(
+    splits: Mapping[str, 'datasets.Dataset'], # data sets by split
+    place: str,                               # where they come from, for errors
+) -> Sources:                                 # rows by the name of their split
     "The rows of datasets, by the name of their split"
     def batches(dataset): return dataset.with_format('arrow').iter(batch_size=1000)
     return {split: _arrow_rows(batches(dataset), f'{place} {split}')
@@ -235,7 +253,7 @@ def _hub_rows(repository: str, config: str | None) -> Sources:
         reason = (str(e).splitlines() or [''])[0][:200]
         raise CotkitError(f'cannot be fetched from the hub ({type(e).__name__}: {reason})',
                           'Go online, or name a local copy with path=.', repository) from None
-    return _dataset_rows(loaded, repository)
+    return dataset_rows(loaded, repository)
 
 # %% ../../nbs/data/01_files.ipynb #63c68001
 def source_rows(

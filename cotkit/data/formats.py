@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib, importlib, re
 from bisect import bisect
 from collections import Counter, defaultdict
-from dataclasses import InitVar, dataclass, fields
+from dataclasses import InitVar, dataclass, field, fields
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, ClassVar, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Iterable, Iterator, Mapping, Sequence
 from .answers import Answer, decimal_text, is_correct, to_number
 from .core import (
     CotkitError, Example, Problem, Rationale, Registry, Step, question_key, question_text)
-from .reading import cut_run_on, last_marker, read_answer
+from .completion import MARKERS, cut_run_on, last_marker
+from .reading import read_answer
 
 # %% auto #0
 __all__ = ['FORMATS', 'FORMAT_MODULES', 'answer_text', 'split_reasoning', 'written_answer', 'stated_answer', 'chain_text',
@@ -96,10 +97,10 @@ def _without_open_bold(text: str) -> str:
     return text[:at] + text[at + 2:]
 
 # %% ../../nbs/data/07_formats.ipynb #d9f0ca7b
-def _reasoning_and_link(text: str) -> tuple[str, str, str]:
+def _reasoning_and_link(text: str, markers: Sequence[str] = MARKERS) -> tuple[str, str, str]:
     "The reasoning; what leads to the answer, if that is one sentence with it; what follows"
     text = cut_run_on(text)
-    marker = last_marker(text)
+    marker = last_marker(text, markers)
     if marker is None: return text.strip(), '', ''
     before = text[:marker.start()]
     reasoning, link = _without_heading(before), ''
@@ -159,9 +160,12 @@ def stated_answer(
 def chain_text(
     problem: Problem,      # the problem
     rationale: Rationale,  # reasoning about it
+    markers: Sequence[str] = MARKERS, # what its answer is stated with
 ) -> str:                  # the reasoning, then `The answer is …`
     "A rationale with the one ending that students learn"
-    reasoning, link, _ = _reasoning_and_link(rationale.text)
+    if not last_marker(rationale.text, markers): markers = MARKERS
+    reasoning, link, _ = _reasoning_and_link(rationale.text, markers)
+    link = link if tuple(markers) == MARKERS else ''  # students learn the one ending
     return f'{reasoning}{link or " The answer is"} {stated_answer(problem, rationale)}.'.strip()
 
 # %% ../../nbs/data/07_formats.ipynb #ca3b447f
@@ -170,12 +174,11 @@ def gold_rationale(
 ) -> Rationale:        # correct by definition
     "The gold steps of a problem as a `Rationale`; a `CotkitError` if it has none"
     missing = 'answer' if not problem.answer else 'steps' if not problem.gold_steps else ''
-    if missing:
-        raise CotkitError(f'problem {problem.id!r} has no gold {missing}',
-                          'Collect rationales from a teacher first.')
+    what = f'problem {problem.id!r} has no gold {missing}'
+    if missing: raise CotkitError(what, 'Collect rationales from a teacher first.')
     text = f'{" ".join(problem.gold_steps)} The answer is {answer_text(problem, problem.answer)}.'
-    solved = len(problem.subquestions) == len(problem.gold_steps)
-    steps = tuple(map(Step, problem.subquestions, problem.gold_steps)) if solved else ()
+    questions, solutions = problem.subquestions, problem.gold_steps
+    steps = tuple(map(Step, questions, solutions)) if len(questions) == len(solutions) else ()
     return Rationale(problem.id, text, problem.answer, True, teacher='gold', steps=steps)
 
 # %% ../../nbs/data/07_formats.ipynb #3219df4e
@@ -185,6 +188,7 @@ class Format:
     name: ClassVar[str] = ''              # its name in files and on the command line
     system: ClassVar[str] = ''            # what a teacher is told beside the prompt
     stop: ClassVar[tuple[str, ...]] = ()  # strings at which a teacher's answer ends
+    markers: tuple[str, ...] = field(default=MARKERS, kw_only=True) # what an answer is stated with
 
     @property
     def objective_weights(self) -> Mapping[str, float]:
@@ -201,7 +205,8 @@ class Format:
 
     def parse(self, text: str, problem: Problem, flexible: bool = True) -> Answer | None:
         "The answer behind the marker; if `flexible`, else the last thing that could be one"
-        return read_answer(text, problem.kind, problem.choices, flexible=flexible)
+        markers = self.markers if last_marker(text, self.markers) else MARKERS
+        return read_answer(text, problem.kind, problem.choices, flexible, markers)
 
     def steps(self, text: str, problem: Problem) -> tuple[Step, ...]:
         "The sub-questions and solutions that a text has; none where it has none of the right form"
@@ -209,7 +214,9 @@ class Format:
 
     def to_dict(self) -> dict[str, Any]:
         "Name and settings as JSON-ready values, for `format_from_dict`"
-        return {'name': self.name, **{f.name: getattr(self, f.name) for f in fields(self)}}
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.markers == MARKERS: del given['markers']
+        return {'name': self.name, **given}
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Format:
@@ -305,7 +312,7 @@ class ZeroShotCoT(Format):
 
     def examples(self, problem: Problem, rationales: Sequence[Rationale] = ()) -> list[Example]:
         prompt = self.prompt(problem)
-        return [Example(prompt, chain_text(problem, r), 'rationale', problem.id)
+        return [Example(prompt, chain_text(problem, r, self.markers), 'rationale', problem.id)
                 for r in rationales if _has_answer(problem, r)]
 
 # %% ../../nbs/data/07_formats.ipynb #7fe2f473
@@ -371,7 +378,7 @@ class FewShotCoT(Format):
         return sorted(pool, key=lambda d: _rank(self.seed, problem, d))[:self.shots]
 
     def _target(self, problem: Problem, rationale: Rationale) -> str:
-        return chain_text(problem, rationale)
+        return chain_text(problem, rationale, self.markers)
 
     def prompt(self, problem: Problem) -> str:
         blocks = [f'Q: {question_text(d.problem)}\nA: {self._target(d.problem, d.rationale)}'
@@ -442,7 +449,7 @@ class StepByStep(Format):
     def examples(self, problem: Problem, rationales: Sequence[Rationale] = ()) -> list[Example]:
         label = _label(problem, rationales, self.labels)
         pairs = [] if label is None else [(self.prompt(problem), label, 'label')]
-        for reasoning, link, _ in (_reasoning_and_link(r.text) for r in rationales):
+        for reasoning, link, _ in (_reasoning_and_link(r.text, self.markers) for r in rationales):
             if not reasoning: continue
             target = f'{reasoning}.' if link else reasoning  # its last sentence went on
             pairs.append((self._input('explain', problem), target, 'rationale'))
@@ -510,9 +517,8 @@ def _merged_weights(formats: Sequence[Format]) -> dict[str, float]:
     for format in formats:
         for name, weight in format.objective_weights.items():
             if merged.setdefault(name, weight) == weight: continue
-            problem = f'{merged[name]} and, in format {format.name!r}, {weight}'
-            raise CotkitError(f'objective {name!r} has weight {problem}',
-                              'Mix formats that agree.', field='formats')
+            what = f'objective {name!r} has weight {merged[name]}, and {weight} in {format.name!r}'
+            raise CotkitError(what, 'Mix formats that agree.', field='formats')
     return merged
 
 # %% ../../nbs/data/07_formats.ipynb #fbdb1adf

@@ -84,6 +84,12 @@ def _result_span(text: str, value: str) -> str:
     result = NUMBER_TOKEN.search(text.rpartition('=')[2])
     return result[0] if result and normalise(result[0], 'number') == value else text
 
+# %% ../../nbs/data/06_reading.ipynb #2ca5fb82
+def _last_side(text: str) -> str:
+    "What an equation states: the side behind its last equals sign, if there is something"
+    side = text.rpartition('=')[2].strip()
+    return side if any(o.isdigit() for o in side) else text
+
 
 def _first_sentence(line: str) -> str | None:
     "The first sentence of a line without signs around it; None for a question that goes on"
@@ -91,14 +97,15 @@ def _first_sentence(line: str) -> str | None:
     if end and end[0] == '?' and line[end.end():].strip(): return None
     return (line[:end.start()] if end else line).strip(' *_`"\'')
 
-# %% ../../nbs/data/06_reading.ipynb #1aa05ebb
+# %% ../../nbs/data/06_reading.ipynb #f55ccaea
 def _stated_number(line: str, kind: str) -> tuple[str, str] | None:
     "Canonical text and span of the number or expression that a line states"
     line = re.sub(r'</?[a-z]{1,8}>', '', line) if '<' in line else line
     sentence = _first_sentence(even_out(line[:4*_MOST_CHARACTERS]).strip(' *_`"\''))
     if sentence is None or kind == 'number' and _is_hedged(sentence): return None
     if kind == 'number' and (found := _decimal_comma(sentence)): return found
-    for text in (sentence, sentence.strip('$ ')):
+    whole = _last_side(sentence) if kind == 'number' else sentence
+    for text in (whole, whole.strip('$ ')):
         if (value := normalise(text, kind)) is not None:
             return value, _result_span(text, value) if kind == 'number' else text
     run = _ARITHMETIC.search(sentence)
@@ -147,7 +154,7 @@ def _last_number(text: str) -> tuple[str, str] | None:
     value = None if re.match(r' ?[√π]|:[0-9]', text[token.end():]) else token_value(token)
     return None if value is None else (f'{value}%' if token['percent'] else str(value), token[0])
 
-# %% ../../nbs/data/06_reading.ipynb #8b98bc45
+# %% ../../nbs/data/06_reading.ipynb #3245f58f
 _TAG = re.compile(r'</?(?:b|i|u|em|strong|span|p|code|answer)>|[*`$]|\b_|_\b|\\[()\[\]]')
 
 
@@ -176,7 +183,7 @@ def _leading_letter(line: str, choices: Sequence[str]) -> tuple[str, str] | None
     text = plain_text(rest.lstrip(' .:;,)–—-'))
     return None if any(text.startswith(o) for o in names if o) else (choices[index], found[0])
 
-# %% ../../nbs/data/06_reading.ipynb #512a881c
+# %% ../../nbs/data/06_reading.ipynb #3b38c775
 @lru_cache(4096)
 def _name_pattern(choices: tuple[str, ...], label: bool) -> re.Pattern:
     "A pattern for every name of every choice, and for letters in brackets"
@@ -188,7 +195,7 @@ def _name_pattern(choices: tuple[str, ...], label: bool) -> re.Pattern:
     letters = [] if label else [r'[(\[]\s?([a-z])\s?[)\]]']
     return re.compile('|'.join([*map(whole, names), *letters]) or '(?!)')
 
-# %% ../../nbs/data/06_reading.ipynb #2d6c1f52
+# %% ../../nbs/data/06_reading.ipynb #78fd682c
 _DENIES = (r"\b(?:not|never|neither|nor|without|unlike|over|than|instead of|cannot|can't|isn't"
            r"|aren't|wasn't|doesn't|don't|won't{no})(?: [\w'-]+){{0,3}}? ?[\"'(]?$")
 _DENIED = {o: re.compile(_DENIES.format(no='' if o else '|no')) for o in (False, True)}
@@ -233,7 +240,7 @@ def _stated_choice(line: str, choices: Sequence[str], label: bool) -> tuple[str,
         if found := _numeric_choice(line, choices): return found
     return _first_mention(plain_text(text), choices, label)
 
-# %% ../../nbs/data/06_reading.ipynb #a4d1db4d
+# %% ../../nbs/data/06_reading.ipynb #747442e0
 def _first_mention(plain: str, choices: Sequence[str], label: bool) -> tuple[str, str] | None:
     "The choice that a line mentions first; None if it hedges"
     mentions = list(_mentions(plain, choices, label))
@@ -252,7 +259,7 @@ def _first_mention(plain: str, choices: Sequence[str], label: bool) -> tuple[str
     near = [o for o in named if o[0] - end <= 3]
     return (near or mentions)[0][2], plain[start:end]
 
-# %% ../../nbs/data/06_reading.ipynb #0c381786
+# %% ../../nbs/data/06_reading.ipynb #86ae8480
 def _numeric_choice(line: str, choices: Sequence[str]) -> tuple[str, str] | None:
     "The choice whose value a line states, where all are numbers"
     names = choice_names(tuple(choices), False)
@@ -262,7 +269,7 @@ def _numeric_choice(line: str, choices: Sequence[str]) -> tuple[str, str] | None
     meant = {names[o] for o in values if found and same_answer(o, found[0], 'number')}
     return (meant.pop(), found[1]) if len(meant) == 1 else None
 
-# %% ../../nbs/data/06_reading.ipynb #8d8130c2
+# %% ../../nbs/data/06_reading.ipynb #3f1ffa30
 _CHOSEN = re.compile(
     rf'{_LETTER}(?: [\w\'-]+){{0,3}}? (?:is|seems|would be|must be) (?:the |most |clearly )*'
     r'(?:correct|right|best|answer|true|most suitable)\b|\b(?:choose|pick|select|go with)'
@@ -364,7 +371,8 @@ def _flexible(text: str, kind: str, choices: Sequence[str]) -> tuple[str, str] |
     "Canonical text and span of a bare answer, or of the last number, choice or line"
     if kind == 'text': text = text.rstrip().rpartition('\n')[2]
     reasoning = kind in ('number', 'expression') and text.count('=') > 1
-    if not reasoning and (value := normalise(text, kind, choices)) is not None:
+    bare = _last_side(text) if kind == 'number' else text
+    if not reasoning and (value := normalise(bare, kind, choices)) is not None:
         return value, _result_span(even_out(text), value) if kind == 'number' else text
     if kind == 'expression' and not reasoning and not re.search('[A-Za-z]{2}', text): return None
     if kind in ('number', 'expression'): return _last_number(text)

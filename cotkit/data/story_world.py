@@ -18,7 +18,7 @@ from .tasks import Task, register_task
 from .word_problems import MEN, WOMEN, check_split, distinct_problems
 
 # %% auto #0
-__all__ = ['Concept', 'Vocabulary', 'PHENOMENA', 'STORY_QUESTIONS', 'held_out', 'Story', 'stories', 'story_words',
+__all__ = ['Concept', 'StoryVocabulary', 'PHENOMENA', 'STORY_QUESTIONS', 'held_out', 'Story', 'stories', 'story_words',
            'story_problems', 'story_world_task']
 
 # %% ../../nbs/data/06_story_world.ipynb #37cb78ea
@@ -129,7 +129,7 @@ _BY_WORD = {concept[0].base: concept for block in (_SINGLE, _FEELINGS)
             for concept in _concepts(block)}
 
 # %% ../../nbs/data/06_story_world.ipynb #adfd1148
-Vocabulary = Literal['simple', 'rich', 'mixed']
+StoryVocabulary = Literal['simple', 'rich', 'mixed']
 _ZIPF = {n: [*accumulate(1 / k for k in range(1, n + 1))] for n in range(1, 9)}
 
 
@@ -423,8 +423,8 @@ def _numbered(vocabulary: str, seed: int, split: str, number: int) -> _Told:
 
 # %% ../../nbs/data/06_story_world.ipynb #67fdb769
 def _check_vocabulary(vocabulary: str) -> None:
-    if vocabulary not in Vocabulary.__args__:
-        choices = ', '.join(Vocabulary.__args__)
+    if vocabulary not in StoryVocabulary.__args__:
+        choices = ', '.join(StoryVocabulary.__args__)
         raise CotkitError(f'is {vocabulary!r}', f'One of: {choices}.', field='vocabulary')
 
 # %% ../../nbs/data/06_story_world.ipynb #3029fec5
@@ -437,7 +437,7 @@ class Story(Row):
 
 
 def stories(
-    vocabulary: Vocabulary = 'simple', # `simple`, `rich`, or `mixed`: from simple to rich by story
+    vocabulary: StoryVocabulary = 'simple',  # or `rich`, or `mixed`: from simple to rich by story
     seed: int = 0,                     # the same seed tells the same stories
     split: str = 'train',              # `train`, `validation` or `test`; no story is in two
     start: int = 0,                    # the number of the first
@@ -457,7 +457,7 @@ def stories(
 # %% ../../nbs/data/06_story_world.ipynb #ce766d36
 @lru_cache(maxsize=None)
 def story_words(
-    vocabulary: Vocabulary = 'simple',  # `rich` and `mixed` have the same words
+    vocabulary: StoryVocabulary = 'simple',  # `rich` and `mixed` have the same words
 ) -> tuple[str, ...]:                   # in lower case, in alphabetical order
     "The words that stories can use"
     _check_vocabulary(vocabulary)
@@ -523,7 +523,7 @@ def _ending(told: _Told, u: Callable[[], float]) -> Problem:
 def story_problems(
     kind: str,                         # one of `STORY_QUESTIONS`
     n: int,                            # how many
-    vocabulary: Vocabulary = 'simple', # of the questions and choices
+    vocabulary: StoryVocabulary = 'simple', # of the questions and choices
     seed: int = 0,                     # the same seed gives the same problems
 ) -> list[Problem]:                    # no question twice
     "Zero-shot questions; a `CotkitError` on an unknown kind, or if there are fewer than `n`"
@@ -545,7 +545,7 @@ def story_problems(
 @register_task('story-world')
 def story_world_task(
     n: int = 2000,                      # questions of each kind
-    vocabulary: Vocabulary = 'simple',  # of the questions
+    vocabulary: StoryVocabulary = 'simple',  # of the questions
     seed: int = 0,                      # the same seed gives the same task
 ) -> Task:                              # a split for each of `STORY_QUESTIONS`
     "The zero-shot suite of the story world"

@@ -35,7 +35,9 @@ def make_rung(
         rope_parameters={'rope_type': 'default', 'rope_theta': ROPE_BASE},
         max_position_embeddings=context)
     size = Size(rung.layers, rung.width, rung.heads)
-    return Student(build_model(size, tokenizer, 'causal', init_seed, **shape), tokenizer)
+    model = build_model(size, tokenizer, 'causal', init_seed, **shape)
+    model.set_attn_implementation('sdpa')  # keeps no (seq, seq) scores
+    return Student(model, tokenizer)
 
 # %% ../../nbs/pretraining/42_ladder.ipynb #36405bf3
 def interpolate(

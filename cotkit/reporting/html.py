@@ -162,7 +162,8 @@ def _record_section(record: RunRecord) -> str:
     return f'<div class="pair">{tables}</div>'
 
 # %% ../../nbs/reporting/61_html.ipynb #b7f2ded3
-_FIELDS = ('kind', 'who', 'split', 'problem', 'text', 'answer', 'verdict', 'status', 'sample')
+_FIELDS = ('kind', 'who', 'split', 'problem', 'text', 'answer', 'verdict', 'status', 'sample',
+           'turns')  # of a dialogue: questions with their solutions
 
 
 def _verdict(answer: str | None, correct: bool | None) -> str:
@@ -176,7 +177,7 @@ def _rationale_rows(rationales, number: Callable[[str], int]) -> list[list]:
         *((r, 'kept') for r in rationales.kept),
         *((d.rationale, f'dropped: {d.reason}') for d in rationales.dropped)]
     return [['rationale', r.teacher or 'teacher', '', number(r.problem_id), r.text, r.answer,
-             _verdict(r.answer, r.correct), status, r.sample] for r, status in pairs]
+             _verdict(r.answer, r.correct), status, r.sample, []] for r, status in pairs]
 
 # %% ../../nbs/reporting/61_html.ipynb #5425d0fb
 def _output_rows(evaluations: Sequence[Evaluation], number: Callable[[str], int]) -> list[list]:
@@ -188,8 +189,10 @@ def _output_rows(evaluations: Sequence[Evaluation], number: Callable[[str], int]
         for p in e.predictions:
             note = '' if p.marked or p.answer is None else 'no marker'
             if p.truncated: note = 'truncated'
+            elif p.turns and p.finish_reason != 'stop': note = p.finish_reason
+            turns = [[turn.question, turn.solution] for turn in p.turns]
             rows.append(['output', name, e.split, number(p.problem_id), p.output, p.answer,
-                         _verdict(p.answer, p.correct), note, 0])
+                         _verdict(p.answer, p.correct), note, 0, turns])
     return rows
 
 # %% ../../nbs/reporting/61_html.ipynb #4a9d8735

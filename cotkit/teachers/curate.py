@@ -427,7 +427,7 @@ def majority_vote(
     problems: Sequence[Problem],      # what they are about
     format: Format,                   # the format the teacher was asked with
     k: int | None = None,             # samples of each problem that vote; all if None
-) -> MajorityVote:                            # answers by vote and their accuracy, maj@k
+) -> MajorityVote:                    # answers by vote and their accuracy, maj@k
     "Self-consistency: the most frequent answer to each problem that has a rationale"
     known = {p.id: p for p in problems}
     groups: dict[str, list[Rationale]] = defaultdict(list)
@@ -440,4 +440,5 @@ def majority_vote(
                for name, group in groups.items()}
     right = sum(is_correct(known[name], answer) for name, answer in answers.items())
     single = _accuracy(r for group in groups.values() for r in group)
-    return MajorityVote(answers, Accuracy(right, len(answers)), single, max(map(len, groups.values())))
+    most = max(map(len, groups.values()))
+    return MajorityVote(answers, Accuracy(right, len(answers)), single, most)
