@@ -63,7 +63,7 @@ def solve(kind: type, strategy: Iterative, problems: list[Problem], seconds: dic
     finally: dialogue.Dialogue = REUSE
 
 
-def main(size: str = 'mini', count: int = 64, arch: str = 'causal', longest: int = 64, repeats: int = 5) -> None:
+def main(size: str = 'small', count: int = 64, arch: str = 'causal', longest: int = 64, repeats: int = 3) -> None:
     torch.set_num_threads(1)
     problems = word_problems(2000, steps=(3, 6), seed=0)
     data = TrainingSet(problems, [gold_rationale(p) for p in problems])
@@ -96,7 +96,7 @@ def main(size: str = 'mini', count: int = 64, arch: str = 'causal', longest: int
         measured.say(f'cotkit, {name}', count / b, 'problems/s', 'plain loop', count / a)
         print(f'  {len(few) / alone["all"]:.2f} problems/s one at a time: cotkit {count / b / (len(few) / alone["all"]):.1f} x')
         print(f'  the plain loop spends {share:.0%} on reading, so reading nothing would give {limit:.2f} x; cotkit reads for {reread:.0%} of that time and has {a / b:.2f} x, {a / b / limit:.0%} of the limit')
-    if (size, arch) == ('mini', 'causal'): measured.save()
+    if (size, arch) == ('small', 'causal'): measured.save()
 
 
 if __name__ == '__main__':

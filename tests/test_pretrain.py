@@ -17,9 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 
 from cotkit.app.cli import main
-from cotkit.data.core import CotkitError
+from cotkit.data.core import CotkitError, Example
 from cotkit.models.flops import flops_per_token
-from cotkit.models.students import Student, parameter_count
+from cotkit.models.config import StudentConfig
+from cotkit.models.students import Student, make_student, parameter_count
 from cotkit.models.tokenizers import train_tokenizer
 from cotkit.data.story_world import stories
 from cotkit.pretraining.config import MICRO, PAPER, CorpusConfig, PretrainConfig, Rung, read_rung
@@ -27,7 +28,8 @@ from cotkit.pretraining.corpus import Corpus, Document, build_corpus, split_of_d
 from cotkit.pretraining.ladder import interpolate, make_rung, training_flops
 from cotkit.pretraining.pretrain import corpus_texts, ladder_cells, pretrain, run_ladder_cell, text_losses
 from cotkit.training.checkpoints import last_checkpoint, read_history
-from cotkit.training.trainer import Monitor
+from cotkit.training.config import TrainConfig
+from cotkit.training.trainer import Monitor, train
 
 # Muckatira et al. (2024), the table of models: width, layers, parameters in millions as printed
 TABLE = {(32, 2): '0.993', (32, 4): '1.026', (32, 8): '1.092', (64, 2): '2.05', (64, 4): '2.18', (64, 8): '2.45',
@@ -292,3 +294,17 @@ def test_command_refuses(tmp_path, monkeypatch, words):
     (tmp_path/'x.txt').write_text('Ann ran.')
     assert main(['pretrain', *words]) in (1, 2)
     assert not (tmp_path/'o').exists()
+
+
+def test_a_run_is_a_start(corpus, tmp_path):
+    "A pretrained model is loaded by its folder like any checkpoint, reads further when it is lengthened, and is trained on"
+    pretrain(corpus, '8x2', tmp_path/'run', PretrainConfig(sequences=16))
+    start = make_student(StudentConfig(student=str(tmp_path/'run'/'student')))
+    assert start.base == './student' and start.model.config.max_position_embeddings == 128
+    interpolate(start).save(tmp_path/'stories-8x2')
+    longer = make_student(StudentConfig(student=str(tmp_path/'stories-8x2')))
+    examples = [Example('Ann has 3 apples and buys 8. How many has she? ' * 12, 'The answer is 11.', 'label')] * 4
+    before = {k: v.clone() for k, v in longer.model.state_dict().items()}
+    trained = train(longer, examples, output_dir=tmp_path/'distilled', config=TrainConfig(max_steps=2, batch_size=2))
+    assert any(not torch.equal(before[k], v) for k, v in trained.model.state_dict().items())
+    with pytest.raises(CotkitError, match='128'): train(start, examples, output_dir=tmp_path/'short', config=TrainConfig(max_steps=2))

@@ -80,7 +80,7 @@ class BatchState:
 def _forward_arguments(kind: type) -> frozenset[str]:
     return frozenset(inspect.signature(kind.forward).parameters)
 
-# %% ../../nbs/models/13_generate.ipynb #c7c55924
+
 def _accepted(model, **values) -> dict[str, Any]:
     "Those arguments that the model takes; an adapter takes what the model below it takes"
     if hasattr(model, 'get_base_model'): model = model.get_base_model()

@@ -23,7 +23,7 @@ from .vocabulary import Vocabulary, word_key
 __all__ = ['BATCH', 'T', 'THRESHOLDS', 'batches', 'SpanBatch', 'simplify_batches', 'simplify', 'simplify_dataset', 'Loss',
            'Audit', 'audit', 'nothing_kept']
 
-# %% ../../nbs/pretraining/40_simplify.ipynb #a807f20a
+# %% ../../nbs/pretraining/40_simplify.ipynb #76c8f7d2
 BATCH = 1 << 19     # characters that are scanned together
 T = TypeVar('T')
 
@@ -41,11 +41,11 @@ def batches(
             batch, size = [], 0
     if batch: yield batch
 
-# %% ../../nbs/pretraining/40_simplify.ipynb #c4272bfe
+# %% ../../nbs/pretraining/40_simplify.ipynb #db5a8bd2
 @lru_cache(maxsize=4)
 def _make_scanner(vocabulary: Vocabulary, rule: str) -> Scanner: return Scanner(vocabulary, rule)
 
-# %% ../../nbs/pretraining/40_simplify.ipynb #57d7d963
+# %% ../../nbs/pretraining/40_simplify.ipynb #3e7368f2
 class SpanBatch(NamedTuple):
     "What was found in one batch of documents"
     documents: int      # how many there were
@@ -59,7 +59,7 @@ def _simplify_buffer(scanner: Scanner, rule: SpanRule, joined: tuple[bytes, np.n
     scan = scanner.scan_buffer(*joined)
     return SpanBatch(len(scan.ends), scan.words, list(find_spans(scan, rule).spans(document=first)))
 
-# %% ../../nbs/pretraining/40_simplify.ipynb #9bc4dd99
+# %% ../../nbs/pretraining/40_simplify.ipynb #2724b5d0
 _worker: list = []   # of a process of the pool: its scanner and its rule
 
 
@@ -76,7 +76,7 @@ def _work(joined: tuple[bytes, np.ndarray], first: int) -> tuple[int, int, list[
 def _unpack(documents: int, words: int, columns: list[tuple]) -> SpanBatch:
     return SpanBatch(documents, words, list(map(Span, *columns)) if columns else [])
 
-# %% ../../nbs/pretraining/40_simplify.ipynb #c0349078
+# %% ../../nbs/pretraining/40_simplify.ipynb #77c8248f
 def simplify_batches(
     texts: Iterable[str],           # documents
     vocabulary: Vocabulary,         # the words that are known
@@ -94,7 +94,7 @@ def simplify_batches(
             first += count
     else: yield from _share_work(joined, vocabulary, rule, processes)
 
-# %% ../../nbs/pretraining/40_simplify.ipynb #0187fdef
+# %% ../../nbs/pretraining/40_simplify.ipynb #e59fcf4a
 def _share_work(joined: Iterable[tuple[tuple[bytes, np.ndarray], int]], vocabulary: Vocabulary,
                 rule: SpanRule, processes: int) -> Iterator[SpanBatch]:
     "Spans of batches that several processes work on"
@@ -109,7 +109,7 @@ def _share_work(joined: Iterable[tuple[tuple[bytes, np.ndarray], int]], vocabula
         while under_way: yield _unpack(*under_way.popleft().result())
     finally: pool.shutdown(cancel_futures=True)
 
-# %% ../../nbs/pretraining/40_simplify.ipynb #05e867cc
+# %% ../../nbs/pretraining/40_simplify.ipynb #5c9ffc9a
 def simplify(
     texts: Iterable[str],           # documents
     vocabulary: Vocabulary,         # the words that are known
@@ -120,7 +120,7 @@ def simplify(
     if isinstance(texts, str): raise CotkitError('one text', 'Give a list of texts.', field='texts')
     for batch in simplify_batches(texts, vocabulary, rule, processes): yield from batch.spans
 
-# %% ../../nbs/pretraining/40_simplify.ipynb #b9f0f711
+# %% ../../nbs/pretraining/40_simplify.ipynb #1b332a3c
 @dataclass(frozen=True)
 class _SpansOfRows:
     "For `map`: rows with texts become rows with spans"
@@ -134,7 +134,7 @@ class _SpansOfRows:
         columns = {name: [getattr(span, name) for span in spans] for name in names}
         return columns | {'document': [numbers[span.document] for span in spans]}
 
-# %% ../../nbs/pretraining/40_simplify.ipynb #b33f3b06
+# %% ../../nbs/pretraining/40_simplify.ipynb #02cabbcb
 def simplify_dataset(
     dataset: 'datasets.Dataset',    # or an `IterableDataset`
     vocabulary: Vocabulary,         # the words that are known
@@ -151,14 +151,14 @@ def simplify_dataset(
     return dataset.map(_SpansOfRows(vocabulary, rule, column), batched=True, with_indices=True,
                        remove_columns=names, **shared)
 
-# %% ../../nbs/pretraining/40_simplify.ipynb #845eb41f
+# %% ../../nbs/pretraining/40_simplify.ipynb #ecc5fc2d
 class Loss(NamedTuple):
     "An unknown word, and what it costs"
     word: str           # by its key, or as `reference` compares it
     ended: int          # spans that it ended, kept or not
     words_lost: int     # words in spans that it made too short, and up to the next sentence
 
-# %% ../../nbs/pretraining/40_simplify.ipynb #6419ecfc
+# %% ../../nbs/pretraining/40_simplify.ipynb #e56e0876
 @dataclass
 class Audit:
     "What a filter keeps of a corpus, and what the rest is lost to"
@@ -207,7 +207,7 @@ def _yield_rows(audit: Audit) -> list[dict[str, Any]]:
              'share': words / max(audit.words, 1)}
             for max_oov, (spans, words) in sorted(audit.yields.items())]
 
-# %% ../../nbs/pretraining/40_simplify.ipynb #bbedc925
+# %% ../../nbs/pretraining/40_simplify.ipynb #1653a59f
 THRESHOLDS = 0.0, 0.005, 0.01, 0.02, 0.05, 0.1
 
 
@@ -233,7 +233,7 @@ def audit(
         found.documents += len(batch)
     return found
 
-# %% ../../nbs/pretraining/40_simplify.ipynb #74f9ef0d
+# %% ../../nbs/pretraining/40_simplify.ipynb #57edbe1b
 def _add(found: Audit, attempts: Attempts, examples: int) -> None:
     "Add the attempts of one batch"
     scan, kept, by_word = attempts.scan, attempts.kept, attempts.ended_by_word
@@ -256,7 +256,7 @@ def _add(found: Audit, attempts: Attempts, examples: int) -> None:
         found.words_lost[word] += words
     _add_examples(found, attempts, examples)
 
-# %% ../../nbs/pretraining/40_simplify.ipynb #3792f6a9
+# %% ../../nbs/pretraining/40_simplify.ipynb #4801acb2
 def _add_examples(found: Audit, attempts: Attempts, examples: int) -> None:
     "The first spans that are kept, and the first that are too short"
     kept = np.flatnonzero(attempts.kept)[:max(0, examples - len(found.kept))]
@@ -268,7 +268,7 @@ def _add_examples(found: Audit, attempts: Attempts, examples: int) -> None:
         text = scan.buffer[start:scan.at[stop]].decode().strip()
         found.dropped.append((text, scan.word(stop)))
 
-# %% ../../nbs/pretraining/40_simplify.ipynb #f214719f
+# %% ../../nbs/pretraining/40_simplify.ipynb #1ebe8b18
 def nothing_kept(
     found: Audit,           # of some of the texts
 ) -> CotkitError:           # to be raised
