@@ -100,16 +100,25 @@ def _may_break(e: _Evidence, criteria: Criteria) -> bool:
     "Whether a break describes a curve better than smooth laws do"
     return e.broken[0] < criteria.level and e.shapes.sharp < 0.8 * e.shapes.smooth
 
-# %% ../../nbs/evaluation/55_emergence.ipynb #0b07b6b1
+# %% ../../nbs/evaluation/55_emergence.ipynb #02b94cfd
 def _is_smooth(e: _Evidence, criteria: Criteria) -> bool:
     "Whether one smooth law describes a curve"
     if e.shapes is None or len(e.curve.scales) < 5: return False
-    if e.shapes.explained >= criteria.explained or _fits_logistic(e): return True
+    if _fits_logistic(e): return True
+    if _break_explains(e): return False
+    if e.shapes.explained >= criteria.explained: return True
     error = noise(e.curve)
     if error is None or len(laws(e.curve)) > 1 and not e.curve.share: return False
     return e.shapes.smooth <= 2 * e.shapes.freedom * float((error ** 2).mean())
 
-# %% ../../nbs/evaluation/55_emergence.ipynb #1ff4e058
+# %% ../../nbs/evaluation/55_emergence.ipynb #7d223d39
+def _break_explains(e: _Evidence) -> bool:
+    "Whether a break explains nearly all of a curve, and smooth laws much less"
+    found = e.shapes
+    if len(e.curve.scales) < 6 or found.explained > 0.95: return False
+    return found.sharp < 0.5 * found.smooth and found.sharp < 0.1 * found.total
+
+# %% ../../nbs/evaluation/55_emergence.ipynb #389e6beb
 def _fits_logistic(e: _Evidence) -> bool:
     "Whether a logistic describes a score within its noise"
     if not e.curve.share: return False
@@ -118,7 +127,7 @@ def _fits_logistic(e: _Evidence) -> bool:
     fitted = np.polyval(np.polyfit(e.curve.x, y, 1, w=1 / np.sqrt(v)), e.curve.x)
     return float(((y - fitted) ** 2 / v).sum()) <= 2 * (len(y) - 2)
 
-# %% ../../nbs/evaluation/55_emergence.ipynb #b28c76a5
+# %% ../../nbs/evaluation/55_emergence.ipynb #ee7c754c
 def _logistic_predicts(e: _Evidence) -> bool:
     "Whether a logistic of the smaller scales predicts the larger ones, within narrow limits"
     y, v = laws(e.curve)['logistic']
@@ -132,14 +141,14 @@ def _steep(curve: Curve) -> bool:
     score = emergence_score(curve.values, resolution(curve))
     return score > float(np.quantile(smooth_null(curve), 0.95))
 
-# %% ../../nbs/evaluation/55_emergence.ipynb #40ef5804
+# %% ../../nbs/evaluation/55_emergence.ipynb #969b0619
 def _no_trend(curve: Curve) -> bool:
     "Whether the rank correlation with scale is not significant"
     from scipy import stats
     if not np.ptp(curve.y): return True
     return float(stats.spearmanr(curve.x, curve.y).pvalue) > 0.05
 
-# %% ../../nbs/evaluation/55_emergence.ipynb #87113657
+# %% ../../nbs/evaluation/55_emergence.ipynb #3d00b209
 Finding = tuple[str, str]  # verdict and reason
 
 
@@ -152,7 +161,13 @@ def _undecided(reason: str) -> Finding: return 'undecided', reason
 def _few(count: int) -> Finding:
     return _undecided(f'{count} scales; five are the least for a smooth law, six for a break')
 
-# %% ../../nbs/evaluation/55_emergence.ipynb #3e90f6e8
+# %% ../../nbs/evaluation/55_emergence.ipynb #ff083c3f
+def _early(e: _Evidence) -> Finding:
+    "A break that cannot be held against a prediction"
+    return _undecided(f'a break after {e.broken[1]:.3g} explains most of it, but the scales before '
+                      'it are too few or too scattered to predict what follows')
+
+# %% ../../nbs/evaluation/55_emergence.ipynb #f1c7ccb4
 def _outside(e: _Evidence) -> str:
     "What came behind the break, and what was predicted"
     jump, scale = e.jump, e.curve.scales[e.jump.before - 1]
@@ -165,10 +180,12 @@ def _how_smooth(e: _Evidence) -> Finding:
     (start, end), explained = e.ends, e.shapes.explained
     if explained < 0.5: return 'smooth', 'no change with scale beyond its noise'
     how = 'improves' if end > start else 'gets worse (inverse scaling)'
-    if end > start and _fell_first(e.curve, len(e.curve.scales)): how = 'falls and rises (U-shaped)'
+    y = e.curve.y
+    if _fell_first(e.curve, len(y)) and end - y.min() > 0.3 * np.ptp(y):
+        how = 'falls and rises again (U-shaped),'
     return 'smooth', f'{how} smoothly: one law explains {explained:.0%} of its variance'
 
-# %% ../../nbs/evaluation/55_emergence.ipynb #be980d9d
+# %% ../../nbs/evaluation/55_emergence.ipynb #4df8e661
 def _judge_metric(e: _Evidence, p_break: float, criteria: Criteria) -> Finding:
     "Verdict on a continuous metric"
     curve = e.curve
@@ -183,10 +200,11 @@ def _judge_metric(e: _Evidence, p_break: float, criteria: Criteria) -> Finding:
         return _undecided(f'a break after {e.broken[1]:.3g} describes it better than a smooth law, '
                           'but the smaller scales do not exclude a smooth one')
     if _is_smooth(e, criteria): return _how_smooth(e)
+    if _break_explains(e): return _early(e)
     if _no_trend(curve): return 'smooth', 'no change with scale beyond its scatter'
     return _undecided(f'scatters: a smooth law explains {max(0, e.shapes.explained):.0%} of it')
 
-# %% ../../nbs/evaluation/55_emergence.ipynb #2531bc70
+# %% ../../nbs/evaluation/55_emergence.ipynb #46abeec2
 def _judge_level(e: _Evidence, p_chance: float, criteria: Criteria) -> Finding | None:
     "Verdict on a score that cannot be a curve of ability; None if it can"
     curve, items, smallest = e.curve, min(e.curve.n), criteria.smallest_rise
@@ -201,7 +219,7 @@ def _judge_level(e: _Evidence, p_chance: float, criteria: Criteria) -> Finding |
                           'an ability')
     return None
 
-# %% ../../nbs/evaluation/55_emergence.ipynb #cb354630
+# %% ../../nbs/evaluation/55_emergence.ipynb #31a8f5a4
 def _why_chance(e: _Evidence, p_chance: float) -> str:
     "Why a score is at chance"
     if e.constant is not None:
@@ -210,7 +228,7 @@ def _why_chance(e: _Evidence, p_chance: float) -> str:
     return (f'not above {e.baseline:.3g} beyond its scatter ({_p(p_chance)}, corrected)'
             + ('; below it on the whole' if below else ''))
 
-# %% ../../nbs/evaluation/55_emergence.ipynb #282bdeb2
+# %% ../../nbs/evaluation/55_emergence.ipynb #8f92e04c
 def _judge_jump(e: _Evidence, partners: Mapping[str, Finding]) -> Finding:
     "Verdict on a score that jumps, as drawn"
     by_verdict = {verdict: name for name, (verdict, _) in partners.items()}
@@ -225,7 +243,7 @@ def _judge_jump(e: _Evidence, partners: Mapping[str, Finding]) -> Finding:
     return _undecided('jumps from chance; without a continuous metric of the task, '
                       'ability and metric cannot be told apart')
 
-# %% ../../nbs/evaluation/55_emergence.ipynb #ad26c7d7
+# %% ../../nbs/evaluation/55_emergence.ipynb #bd448724
 def _judge_climb(e: _Evidence, partners: Mapping[str, Finding], criteria: Criteria) -> Finding:
     "Verdict on a score that is above chance and does not jump"
     (start, end), verdicts = e.ends, {verdict for verdict, _ in partners.values()}
@@ -239,12 +257,13 @@ def _judge_climb(e: _Evidence, partners: Mapping[str, Finding], criteria: Criter
     if _is_smooth(e, criteria): return _how_smooth(e)
     if 'smooth' in verdicts and end > start:
         return 'smooth', 'rises without a jump, and the continuous metric is smooth'
+    if _break_explains(e): return _early(e)
     if _no_trend(e.curve): return 'smooth', 'no change with scale beyond its scatter'
     if e.jump is None: return _few(len(e.curve.scales))
     explained = max(0, e.shapes.explained)
     return _undecided(f'neither smooth (a law explains {explained:.0%}) nor a jump from chance')
 
-# %% ../../nbs/evaluation/55_emergence.ipynb #74ca9819
+# %% ../../nbs/evaluation/55_emergence.ipynb #e3e0d56a
 @dataclass(frozen=True)
 class Verdict(Row):
     "What a curve shows, and why"
@@ -265,7 +284,7 @@ class Verdict(Row):
     n: int                   # items, at the scale that has fewest; 0 if unknown
     by: tuple[tuple[str, str], ...] = ()  # what else tells the curve apart
 
-# %% ../../nbs/evaluation/55_emergence.ipynb #0666e71d
+# %% ../../nbs/evaluation/55_emergence.ipynb #14dffaf1
 def _verdict(e: _Evidence, p_break: float, finding: Finding) -> Verdict:
     "A finding with what it rests on"
     curve, found = e.curve, predict_largest(e.curve)
@@ -277,7 +296,7 @@ def _verdict(e: _Evidence, p_break: float, finding: Finding) -> Verdict:
                    null, p_break, e.broken[1], float(np.mean(last)), low, high,
                    len(curve.scales), min(curve.n), curve.by)
 
-# %% ../../nbs/evaluation/55_emergence.ipynb #94175953
+# %% ../../nbs/evaluation/55_emergence.ipynb #eeb95ba2
 def judge(
     curves: Sequence[Curve],          # of one table
     criteria: Criteria = Criteria(),  # where the lines are drawn

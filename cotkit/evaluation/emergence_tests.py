@@ -60,7 +60,7 @@ def resolution(
 # The climb of an S from 10 % to 90 %, as a share of the range of scales
 WIDE, STEEP = (0.5, 0.7, 0.9, 1.2, 1.5), (0.02, 0.06, 0.12, 0.2, 0.3, 0.4)
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #9a6a8ba1
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #eb70136e
 def _designs(x: np.ndarray, kind: str) -> list[np.ndarray]:
     "For each member of a family of shapes its columns; x runs from 0 to 1"
     one, last = np.ones_like(x), len(x) - 2
@@ -68,6 +68,9 @@ def _designs(x: np.ndarray, kind: str) -> list[np.ndarray]:
     if kind == 'bend': return [np.stack([one, x, x * x], 1)]
     if kind == 'hinge':
         return [np.stack([one, x, np.maximum(x - o, 0)], 1) for o in x[1:last + 1]]
+    if kind == 'between':
+        middles = (x[1:-2] + x[2:-1]) / 2
+        return [np.stack([one, x, np.maximum(x - o, 0)], 1) for o in middles]
     if kind == 'step': return [np.stack([one, x, x >= o], 1) for o in x[2:last + 1]]
     widths = WIDE if kind == 'wide' else STEEP
     places = ((x - m) * 4.394 / w for w in widths for m in np.linspace(0, 1, 26))
@@ -181,7 +184,7 @@ def _smooth_fits(curve: Curve) -> dict[tuple[str, str], tuple[float, int]]:
             found[law, shape] = float(((y - fitted) ** 2).sum()), coefficients
     return found
 
-# %% ../../nbs/evaluation/54_emergence_tests.ipynb #5c1e300b
+# %% ../../nbs/evaluation/54_emergence_tests.ipynb #8ea43a39
 def shapes(
     curve: Curve,  # at least three scales
 ) -> Shapes:       # sums of squares
@@ -189,7 +192,8 @@ def shapes(
     x, y, k = curve.x, curve.y, len(curve.scales)
     smooth = _smooth_fits(curve)
     squares, coefficients = min(smooth.values(), key=lambda o: o[0] / max(k - o[1], 1))
-    sharp = min(_fit(x, y, o)[0] for o in ('hinge', 'step', 'steep')) if k > 4 else math.inf
+    breaks = ('hinge', 'between', 'step', 'steep')
+    sharp = min(_fit(x, y, o)[0] for o in breaks) if k > 4 else math.inf
     total = float(((y - y.mean()) ** 2).sum())
     least = min(o for o, _ in smooth.values())
     return Shapes(total, smooth['line', 'line'][0], least, sharp, k - coefficients, coefficients)
