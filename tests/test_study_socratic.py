@@ -148,6 +148,16 @@ def test_the_guess_by_the_end_and_the_problems_that_it_gets_wrong(records, shown
             assert f'{name} {split} {wrong.sum()} {cells}' in shown
 
 
+def test_two_runs_made_again_came_out_as_before_and_say_where_chains_end(records, shown):
+    again = read_records(RECORDS.with_name('socratic_distillation_lengths.jsonl'))
+    assert [r.config['method'] for r in again] == ['chain-of-thought', 'unified']
+    for r in again:
+        assert r.results['items'] == runs(records, r.config['method'], 'medium')[0]['items']
+        counts = r.results['steps']['longer']
+        assert sum(counts.values()) == 200 and f"{NAMES[r.config['method']]} " + ' '.join(str(counts.get(str(n), 0)) for n in range(10)) in shown
+    assert again[0].results['steps']['longer'] == {'3': 25, '4': 175} and sum(n for k, n in again[1].results['steps']['longer'].items() if int(k) > 4) == 15
+
+
 @pytest.mark.skipif(not (DATA/'socratic').is_dir(), reason='the shared data are not here')
 def test_questions_of_real_data_are_measured_again():
     [kept] = read_records(REAL)

@@ -37,13 +37,13 @@ def _delete(buffer: np.ndarray, at: np.ndarray, ends: np.ndarray) -> tuple[np.nd
     keep[at] = False
     return buffer[keep], ends - np.searchsorted(np.sort(at), ends)
 
-# %% ../../nbs/pretraining/38_buffers.ipynb #ba55ebc7
+# %% ../../nbs/pretraining/38_buffers.ipynb #e78a5817
 _SPELLINGS = [''] + sorted({*PUNCTUATION.values()} - {''}) + ['']
 _SPELLING = np.zeros(1 << 16, np.uint8)     # by code point: which of them replaces it, or 0
 for _character, _spelling in PUNCTUATION.items():
     _SPELLING[ord(_character)] = _SPELLINGS.index(_spelling) or len(_SPELLINGS) - 1
 
-# %% ../../nbs/pretraining/38_buffers.ipynb #e45b049f
+# %% ../../nbs/pretraining/38_buffers.ipynb #58e1f152
 def _replace_punctuation(buffer: np.ndarray) -> np.ndarray:
     "Spell characters beyond ASCII as `PUNCTUATION` says; which bytes are left over"
     lead = np.flatnonzero(buffer >= 0x80)
@@ -60,7 +60,7 @@ def _replace_punctuation(buffer: np.ndarray) -> np.ndarray:
         left_over += [lead[here & long] + i for i in range(max(2, len(spelling)), 3)]
     return np.concatenate(left_over)
 
-# %% ../../nbs/pretraining/38_buffers.ipynb #58b3084f
+# %% ../../nbs/pretraining/38_buffers.ipynb #87840471
 def _break_lines(buffer: np.ndarray) -> np.ndarray:
     "Make every line break a line feed; which carriage returns are left over"
     buffer[(buffer == 0x0b) | (buffer == 0x0c)] = 10
@@ -69,7 +69,7 @@ def _break_lines(buffer: np.ndarray) -> np.ndarray:
     buffer[returns[~before_feed]] = 10
     return returns[before_feed]
 
-# %% ../../nbs/pretraining/38_buffers.ipynb #6ce9ecb6
+# %% ../../nbs/pretraining/38_buffers.ipynb #24de1c80
 @dataclass(frozen=True)
 class _Lines:
     "The lines of a buffer"
@@ -78,7 +78,7 @@ class _Lines:
     lengths: np.ndarray     # its characters
     new: np.ndarray         # whether a paragraph begins with it
 
-# %% ../../nbs/pretraining/38_buffers.ipynb #b54ca827
+# %% ../../nbs/pretraining/38_buffers.ipynb #1aea2004
 def _find_lines(buffer: np.ndarray) -> _Lines:
     "Lines, and where paragraphs begin"
     breaks = np.flatnonzero(buffer == 10)
@@ -95,11 +95,11 @@ def _find_lines(buffer: np.ndarray) -> _Lines:
     lengths = lengths - (continued[1] - continued[0])
     return _Lines(breaks, starts, lengths, new)
 
-# %% ../../nbs/pretraining/38_buffers.ipynb #74f0da3c
+# %% ../../nbs/pretraining/38_buffers.ipynb #6da230ab
 _STEP = np.array([1] * 0xC0 + [2] * 0x20 + [3] * 0x10 + [4] * 0x10)  # a character's, by its first
 _GAP = np.isin(np.arange(256), [9, 10, 32])
 
-# %% ../../nbs/pretraining/38_buffers.ipynb #030d2b93
+# %% ../../nbs/pretraining/38_buffers.ipynb #aa2c9dcb
 def _fits(buffer: np.ndarray, at: np.ndarray, room: np.ndarray) -> np.ndarray:
     "Whether the word at each place has at most so many characters"
     fits, at, going = np.zeros(len(at), bool), at.copy(), np.flatnonzero(room >= 0)
@@ -111,7 +111,7 @@ def _fits(buffer: np.ndarray, at: np.ndarray, room: np.ndarray) -> np.ndarray:
         going = going[~gap & (room[going] > step)]
     return fits
 
-# %% ../../nbs/pretraining/38_buffers.ipynb #ac98f562
+# %% ../../nbs/pretraining/38_buffers.ipynb #28b89300
 def _find_wraps(buffer: np.ndarray) -> np.ndarray:
     "The line feeds that are wraps"
     lines = _find_lines(buffer)
@@ -125,7 +125,7 @@ def _find_wraps(buffer: np.ndarray) -> np.ndarray:
     wrapped[paragraphs[inner[_fits(buffer, lines.starts[inner], room)]]] = False
     return lines.breaks[inner[wrapped[paragraphs[inner]]] - 1]
 
-# %% ../../nbs/pretraining/38_buffers.ipynb #b62acb6b
+# %% ../../nbs/pretraining/38_buffers.ipynb #4b0aeaeb
 def normalise_buffer(
     encoded: bytes,             # what `join_texts` made
     ends: np.ndarray,           # where its documents end

@@ -112,11 +112,11 @@ def read_documents(
             for document in found: yield replace(document, read=before + document.read)
         before += path.stat().st_size
 
-# %% ../../nbs/pretraining/37_text_files.ipynb #4454235e
+# %% ../../nbs/pretraining/37_text_files.ipynb #bbe0281b
 def _check_text(head: bytes, path: Path) -> None:
     if b'\0' in head: raise CotkitError('is a binary file', 'Give texts in UTF-8.', path)
 
-# %% ../../nbs/pretraining/37_text_files.ipynb #58746b13
+# %% ../../nbs/pretraining/37_text_files.ipynb #ffd857fd
 def _text_document(raw: BinaryIO, path: Path, zipped: str) -> Document:
     "A file as one document"
     with unzipped(raw, path, zipped) as f: content = f.read()
@@ -126,7 +126,7 @@ def _text_document(raw: BinaryIO, path: Path, zipped: str) -> Document:
         line = content.count(b'\n', 0, e.start) + 1
         raise CotkitError(f'not UTF-8 at byte {e.start}', 'Save it as UTF-8.', path, line) from None
 
-# %% ../../nbs/pretraining/37_text_files.ipynb #88af1509
+# %% ../../nbs/pretraining/37_text_files.ipynb #9c186d4c
 def _line_documents(raw: BinaryIO, path: Path, zipped: str, column: str) -> Iterator[Document]:
     "The documents of JSON lines"
     with unzipped(raw, path, zipped) as f:
@@ -138,14 +138,14 @@ def _line_documents(raw: BinaryIO, path: Path, zipped: str, column: str) -> Iter
                 if b'\\u' in line: _check_surrogates(document.text, path, number, column)
                 yield document
 
-# %% ../../nbs/pretraining/37_text_files.ipynb #5eaa1083
+# %% ../../nbs/pretraining/37_text_files.ipynb #54ffbe04
 def _check_surrogates(text: str, path: Path, number: int, column: str) -> None:
     try: text.encode()
     except UnicodeEncodeError as e:
         what = f'half a surrogate pair at character {e.start}'
         raise CotkitError(what, 'Decode it again, as UTF-8.', path, number, column) from None
 
-# %% ../../nbs/pretraining/37_text_files.ipynb #822454d2
+# %% ../../nbs/pretraining/37_text_files.ipynb #d31ee5c6
 def _row_document(row: Mapping[str, Any], column: str, path: Path, number: int,
                   read: int) -> Document:
     "A row as a document"
@@ -155,7 +155,7 @@ def _row_document(row: Mapping[str, Any], column: str, path: Path, number: int,
         raise CotkitError(what, 'Give a text, or name another column.', path, number, column)
     return Document(text, f'{path.name}:{number}' if id is None else str(id), read)
 
-# %% ../../nbs/pretraining/37_text_files.ipynb #c14d51bd
+# %% ../../nbs/pretraining/37_text_files.ipynb #f6850b11
 def _parquet_documents(raw: BinaryIO, path: Path, column: str) -> Iterator[Document]:
     "The documents of a Parquet file"
     size, number = path.stat().st_size, 0
@@ -164,7 +164,7 @@ def _parquet_documents(raw: BinaryIO, path: Path, column: str) -> Iterator[Docum
             number += 1
             yield _row_document(row, column, path, number, size * number // total)
 
-# %% ../../nbs/pretraining/37_text_files.ipynb #b3a98dc9
+# %% ../../nbs/pretraining/37_text_files.ipynb #e4af6636
 def _parquet_rows(raw: BinaryIO, path: Path, column: str) -> Iterator[tuple[list[dict], int]]:
     "Rows in batches, and how many there are in all"
     import pyarrow
@@ -183,7 +183,7 @@ def _parquet_rows(raw: BinaryIO, path: Path, column: str) -> Iterator[tuple[list
         what = f'is no Parquet file ({str(e).splitlines()[0]})'
         raise CotkitError(what, 'Fetch it again.', path) from None
 
-# %% ../../nbs/pretraining/37_text_files.ipynb #c3e47629
+# %% ../../nbs/pretraining/37_text_files.ipynb #d7d66794
 def write_rows(
     path: str | Path,                   # ends in .jsonl, .jsonl.gz, .xz, .zst, .bz2 or in .parquet
     rows: Iterable[Mapping[str, Any]],  # all with the same columns
@@ -195,7 +195,7 @@ def write_rows(
         if kind == '.parquet': return _write_parquet(raw, rows)
         with unzipped(raw, path, zipped, 'wb') as f: return _write_lines(f, rows)
 
-# %% ../../nbs/pretraining/37_text_files.ipynb #1b598e43
+# %% ../../nbs/pretraining/37_text_files.ipynb #5dc97bd2
 def check_output(
     path: Path,             # a file to be written
 ) -> tuple[str, str]:       # its kind, and how it is zipped
@@ -207,14 +207,14 @@ def check_output(
         raise CotkitError('rows cannot be written to such a file', f'Known endings: {known}.', path)
     return kind
 
-# %% ../../nbs/pretraining/37_text_files.ipynb #4c3bed12
+# %% ../../nbs/pretraining/37_text_files.ipynb #618321dd
 def _write_lines(f: BinaryIO, rows: Iterable[Mapping[str, Any]]) -> int:
     count = 0
     for count, row in enumerate(rows, 1):
         f.write(json.dumps(row, ensure_ascii=False).encode() + b'\n')
     return count
 
-# %% ../../nbs/pretraining/37_text_files.ipynb #3399619e
+# %% ../../nbs/pretraining/37_text_files.ipynb #ea62e39d
 def _write_parquet(raw: BinaryIO, rows: Iterable[Mapping[str, Any]]) -> int:
     "Rows as Parquet, ten thousand at a time"
     import pyarrow
