@@ -39,7 +39,7 @@ WRITTEN = {  # value: ways to state it
            r'$\mathbf{18}$', r'\(18\).', r'\[18\]', r'$x = 18$', '3 x 6 = 18', '= 18', '~18', '≈ 18', r'$\approx 18$', '18 (eighteen)', '18, not 20', r'$18 \text{ cm}$', '18 km/h', '18 m²', '18 cm^2', r'\$18', '[18]', '#18', '$18.00 per day', r'$\left(18\right)$', '18°'],
     '-5': ['-5', '−5', '–5', '‑5', 'minus 5', 'Negative 5', '-$5', '$-5', '- 5', 'about minus 5'],
     '1440': ['1,440', '1440', "1'440", '1’440', '1 440', '1\u202f440', '$1{,}440$', r'$1\,440$', '1.44 thousand', '1.44e3', '1.44 × 10³', r'$1.44 \times 10^{3}$', '1.44 x 10^3'],
-    '2500000': ['2.5 million', '2,500,000', '2.500.000', '2 500 000', '25e5', '$2.5 million', '2.5E6'],
+    '2500000': ['2.5 million', '2,500,000', '2.500.000', '2 500 000', '25e5', '$2.5 million', '2.5E6', '$2.5M'],
     '2881/2': ['1,440.50', '1.440,50 €', '1 440,50', '1440.5'],
     '1234567': ['12,34,567', '1,234,567', '1.234.567'],
     '18%': ['18%', '18 %', '18 percent', '18 per cent', '18％', r'$18\%$'],
@@ -54,7 +54,7 @@ def test_one_number_is_written_in_many_ways(right, text):
 
 @pytest.mark.parametrize('text', ['5-10', '5–10', '5—10', '5 to 10', 'from 5 to 10', 'between 5 and 10', '5-10 apples', '$5-$10', '5 or 6', 'either 5 or 6', '3, 5, and 7', '± 5', '5 ± 1', '+/- 5', 'plus or minus 5', r'$\pm 5$', 'x = 3 or x = -3', 'x = 3, x = -3', 'x=3 and y=5',
                                   '(3, 5)', '2:30', '1:2', '5/6/2024', '2024-05-06', '1.2.3', '192.168.1.1', 'x > 5', 'less than 5', 'not 18', 'unknown, since 3 of them left', 'cannot be determined from the 3 facts', 'not clear: 5 or 6', r'$\sqrt{2}$', r'$2\sqrt{3}$', '√16', '3π', r'$3\pi$',
-                                  'AZYUK2A', 'B-12', 'COVID-19', 'A4', 'v2.0', 'x2', '18? No, wait: 20.', '3 or, if she sleeps, 4'])
+                                  'AZYUK2A', 'B-12', 'COVID-19', 'A4', 'v2.0', 'x2', '18? No, wait: 20.', '3 or, if she sleeps, 4', '5~10', '5 ~ 10', '5 through 10', '5 & 10', '2 to 1', '5%-10%', '5% to 10%', '-5 to 5', '3,5-4,5', '3,4,5', '3,5 and 4,5', "isn't 5", 'neither 5 nor 6', '1a2b', '0x1F', '2 hundred 5', r'\boxed{3 \text{ or } 4}', r'\boxed{(3,4)}', '∞', '5; 10'])
 def test_what_hedges_or_is_no_number_states_none(text): assert stated(text) is None
 
 
@@ -120,7 +120,7 @@ def test_a_choice_that_is_hedged_or_denied_is_none(text): assert stated(text, 'c
 
 @pytest.mark.parametrize('text, right', [
     (r'Thus $\boxed{\text{B}}$.', 'enforce'), ('B', 'enforce'), ('**B**', 'enforce'), ('The correct option is B.', 'enforce'), ('The best answer is B, not A.', 'enforce'), ('Option B is correct.', 'enforce'), ('Therefore, B is correct.', 'enforce'), ('So it is not A. Hence (B).', 'enforce'), ('I choose B.', 'enforce'),
-    ('It is neither (A) nor (C).', None), ('It cannot be (A).', None), ('It is not ignore.', None), ('Either (A) or (B) could be right.', None), ('(A) and (B) are both fine.', None), ('Answer B', 'enforce'), ('Antwort: B', 'enforce'), ('Réponse : B', 'enforce'), ('答案：Ｂ', 'enforce'), ('答案是(B)。', 'enforce')])
+    ('It is neither (A) nor (C).', None), ('It cannot be (A).', None), ('It is not ignore.', None), ('Either (A) or (B) could be right.', None), ('(A) and (B) are both fine.', None), ('Answer B', 'enforce'), ('Antwort: B', 'enforce'), ('Réponse : B', 'enforce'), ('答案：Ｂ', 'enforce'), ('答案是(B)。', 'enforce'), ('答案：B。', 'enforce'), ('正解は B です', 'enforce'), ('La respuesta correcta es la B.', 'enforce'), ('My choice is B.', 'enforce'), ('I cannot choose between (A) and (B).', None), ('A is incorrect. B is correct.', 'enforce'), ('The answer is "enforce" rather than "ignore".', 'enforce')])
 def test_choices_without_the_usual_marker(text, right): assert value(text, 'choice', DEEDS) == right
 
 
@@ -152,7 +152,7 @@ def test_labels(right, text): assert stated(text, 'label', LABELS) == right
 def test_denied_labels(text, right): assert value(text, 'label', NLI) == right
 
 
-@pytest.mark.parametrize('text, right', [('Yes, it is. There is no water left.', 'yes'), ('There are no apples, so yes.', 'yes'), ('No.', 'no'), ('It is not true.', None), ('First no, but then yes.', 'yes')])
+@pytest.mark.parametrize('text, right', [('Yes, it is. There is no water left.', 'yes'), ('There are no apples, so yes.', 'yes'), ('No.', 'no'), ('It is not true.', None), ('First no, but then yes.', 'yes'), ('No. Yes would be wrong.', None)])
 def test_labels_without_a_marker(text, right): assert value(text, 'label', LABELS) == right
 
 
@@ -166,7 +166,7 @@ def test_a_text_in_markup(text):
 
 # thinking, run-on, markers
 
-THOUGHTS = ['<think>{}</think>', '<thinking>{}</thinking>\n', '<THINK>{}</THINK>', '[THINK]{}[/THINK]', '◁think▷{}◁/think▷', '<reasoning>{}</reasoning>', '<scratchpad>{}</scratchpad>', '{}</think>', '<|begin_of_thought|>{}<|end_of_thought|>', '<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>']
+THOUGHTS = ['<think>{}</think>', '<thinking>{}</thinking>\n', '<THINK>{}</THINK>', '[THINK]{}[/THINK]', '◁think▷{}◁/think▷', '<reasoning>{}</reasoning>', '<seed:think>{}</seed:think>', '<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>', '<scratchpad>{}</scratchpad>', '{}</think>', '<|begin_of_thought|>{}<|end_of_thought|>', '<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>']
 
 
 @given(st.sampled_from(THOUGHTS), st.sampled_from(['The answer is 5.', '5', '#### 5', '\\boxed{5}', 'Q: 5?\n\nQ: 6?']), st.sampled_from(['The answer is 18.', '\n\n18', '**18**', 'She has 18', '\\boxed{18}']))

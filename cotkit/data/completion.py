@@ -12,11 +12,12 @@ from typing import Iterator, Sequence
 # %% auto #0
 __all__ = ['MARKERS', 'without_thinking', 'last_marker', 'cut_run_on', 'boxed', 'stated_part']
 
-# %% ../../nbs/data/01_completion.ipynb #156aefd1
+# %% ../../nbs/data/01_completion.ipynb #3eb44b1a
 _THOUGHT = 'think|thinking|thought|thoughts|reasoning|reflection|scratchpad'
-_MARK = re.compile(rf'<(/?)(?:{_THOUGHT})>|\[(/?)think\]|◁(/?)think▷|<\|(begin|end)_of_thought\|>',
-                   re.IGNORECASE)
-_FINAL = re.compile(r'<\|channel\|>final[^<]{0,40}<\|message\|>')
+_MARK = re.compile(
+    rf'<(/?)(?:\w{{1,9}}:)?(?:{_THOUGHT})>|\[(/?)think\]|◁(/?)think▷|<\|(begin|end)_of_thought\|>',
+    re.IGNORECASE)
+_FINAL = re.compile(r'<\|channel\|>final[^<]{0,40}(?:<\|constrain\|>\w{0,20})?<\|message\|>')
 
 
 def without_thinking(
@@ -38,7 +39,7 @@ MARKERS: tuple[str, ...] = (
     'So the answer is', 'The answer is', 'The correct answer is', 'The final answer is',
     'Answer:', '####')
 
-# %% ../../nbs/data/01_completion.ipynb #41e78072
+# %% ../../nbs/data/01_completion.ipynb #d8d3bacf
 _KINDS_OF_ANSWER = r'(?:(?:final|correct|best|right|most likely|short) )*'
 _STATES = (r'(?:is|was|equals)\b(?:,? (?:therefore|thus|hence|then),?)?(?:\s?:)?'
            r'|(?:would|should|must|will) be(?=[\s*_:"($\\-]*'
@@ -48,15 +49,17 @@ _ENGLISH = (
     r'(?: (?:to|for) (?:the|this|your) (?:question|problem))?'
     rf'(?:,? (?:therefore|thus|hence),?)?[*_"]{{0,3}}\s{{0,2}}(?:{_STATES})'
     r'|\banswer(?: to (?:the|this|your) (?:question|problem))?[*_"]{0,3}\s{0,2}[:=：]'
-    rf'|\b(?:correct|best|right) (?:option|choice) ?(?:{_STATES}|:)|\bans\s?[:=]|<answer>')
+    rf'|\b(?:correct|best|right|my|final) (?:option|choice) ?(?:{_STATES}|:)|\bans\s?[:=]|<answer>')
 _HEADING = r'^[ \t#*]{0,9}(?:final )?answer[ \t#*]{0,9}$'  # a line of its own
 _STEP = r'(?!#|\s*(?:step|solution|explanation|part|reasoning|calculation)\b)'  # after ####
 
-# %% ../../nbs/data/01_completion.ipynb #5ff15a82
+# %% ../../nbs/data/01_completion.ipynb #44b7a799
 _ELSEWHERE = {
     'antwort': ('Antwort:', 'Die Antwort ist', 'Die Antwort lautet', 'Die richtige Antwort ist'),
-    'respuesta': ('Respuesta:', 'La respuesta es', 'La respuesta correcta es'),
-    'réponse': ('Réponse:', 'La réponse est', 'La bonne réponse est', 'La réponse finale est'),
+    'respuesta': ('Respuesta:', 'La respuesta es', 'La respuesta correcta es',
+                  'La respuesta final es', 'Respuesta final:'),
+    'réponse': ('Réponse:', 'La réponse est', 'La bonne réponse est', 'La réponse finale est',
+                'Réponse finale:'),
     'risposta': ('Risposta:', 'La risposta è', 'La risposta corretta è'),
     'resposta': ('Resposta:', 'A resposta é', 'A resposta correta é'),
     'antwoord': ('Antwoord:', 'Het antwoord is'), 'svar': ('Svar:', 'Svaret är', 'Svaret er'),

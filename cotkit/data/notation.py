@@ -43,7 +43,7 @@ _FRACTION = (
 _AROUND = ((r'\\f?box(?:ed)? ?\{([^{}]*)\}', r'\1'), (r'\^ ?\{([-+]?[0-9]{1,4})\}', r'^\1'),
            (r'\\+([$%])', r'\1'), (r'\\[,!;()\[\] ]', ''))
 
-# %% ../../nbs/data/00_notation.ipynb #c8262612
+# %% ../../nbs/data/00_notation.ipynb #b6434ee1
 _SIGNED = (r'\b[Nn]egative (?=[$£€¥₹]?\.?[0-9])', '-')
 _BEFORE = (r'^|(?<=\bis )|(?<=\bof )|(?<=\bto )|(?<=\bat )|(?<=\bas )|(?<=\babout )|(?<=exactly )'
            r'|(?<=equals )|(?<=[=:*(] )|(?<=[=:*(])')
@@ -52,6 +52,8 @@ _PERCENT = (r'(?<=[0-9]) (?:percent|per cent)\b', '%')
 _SCALES = {'hundred': 2, 'thousand': 3, 'million': 6, 'billion': 9, 'trillion': 12}
 _SCALED = {word: (rf'(?<=[0-9]) {word}\b(?! and| [0-9])', f'e{power}')
            for word, power in _SCALES.items()}
+_MILLIONS = tuple((rf'(\$[0-9]{{1,15}}(?:\.[0-9]{{1,15}})?){letter}\b', rf'\1e{power}')
+                  for letter, power in (('[Kk]', 3), ('M', 6), ('B', 9)))
 _MIXED = (r'(?<=[0-9]) (?:and )? *(?=[0-9]{1,4}/[0-9]{1,4}(?![0-9/]))', ' ')
 
 # %% ../../nbs/data/00_notation.ipynb #1173db17
@@ -69,13 +71,14 @@ def _patterns(text: str) -> Iterator[tuple[str, str]]:
     if '\\' in text or '{' in text: yield from (*_LATEX, *_FRACTION, *_AROUND)
     if not text.isascii(): yield from _RAISED
 
-# %% ../../nbs/data/00_notation.ipynb #fed1fb04
+# %% ../../nbs/data/00_notation.ipynb #c901e957
 def _plain_patterns(text: str) -> Iterator[tuple[str, str]]:
     "What is replaced in a text of plain characters"
     if '\u2009' in text: yield from (_THIN, ('\u2009', ' '))
     if 'egative ' in text: yield _SIGNED
     if 'inus ' in text: yield _MINUS
     if 'per' in text: yield _PERCENT
+    if '$' in text: yield from _MILLIONS
     if '10' in text and ('^' in text or '**' in text): yield _TENS
     if '/' in text and (' and ' in text or '  ' in text): yield _MIXED
     yield from (scaled for word, scaled in _SCALED.items() if word in text)

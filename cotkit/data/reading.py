@@ -22,36 +22,38 @@ __all__ = ['read_answer', 'published_reading', 'published_correct']
 
 # %% ../../nbs/data/06_reading.ipynb #e158c2b4
 _MOST_CHARACTERS = 1000  # of an answer, about; a stated line is read up to a few times this length
-_SENTENCE = re.compile(r'(?<!\bRs)(?<!\bca)(?<!\bNo)(?<!approx)[.!?](?=\s|$)')
+_SENTENCE = re.compile(r'(?<!\bRs)(?<!\bca)(?<!approx)[.!?](?=\s|$)(?!(?<=\bNo\.)\s[0-9])')
 _RUN = r'[-+*/^%=(). 0-9$£€]*'
 _ARITHMETIC = re.compile(rf'(?<![A-Za-z0-9])(?<![A-Z]-)(?<![0-9]\.)[-+$£€(]*\.?[0-9]{_RUN}'
                          rf'(?:(?:,[0-9]{{2,3}}|[eE][-+]?[0-9]{{1,4}}(?!\w)){_RUN})*')
 
-# %% ../../nbs/data/06_reading.ipynb #a04988c4
-_SECOND = re.compile(r'\s*(?:[,;]|\bor\b|\band\b)\s*(?:or\b|and\b)?\s*(?:[A-Za-z] ?= ?)?'
+# %% ../../nbs/data/06_reading.ipynb #7a3a12f3
+_SECOND = re.compile(r'\s*(?:[,;&]|\bor\b|\band\b)\s*(?:or\b|and\b)?\s*(?:[A-Za-z] ?= ?)?'
                      r'([-($£€]{0,4}[0-9][0-9,./]*)')
 _LATER = re.compile(r'\bor\b[^0-9=.]{0,60}?([-$£€]{0,3}[0-9][0-9,./]*)')
 _VALUE = r'[$£€¥₹]?[0-9]{1,15}(?:[.,][0-9]{1,15})?'
-_RANGE = re.compile(rf'({_VALUE})(?:-|—| to )({_VALUE})(?![0-9]| ?[-+*/^=(]|[.,/][0-9])')
+_RANGE = re.compile(rf'(-?{_VALUE}%?)(?:[-—~]|(?P<word> ?~ ?| to | through | up to ))'
+                    rf'(-?{_VALUE}%?)(?![0-9]| ?[-+*/^=(]|[.,/][0-9])')
 _IRRATIONAL = re.compile(r'√\(?\s?[0-9]|[0-9)] ?[√π]')
 _ODD = re.compile(  # within the word that has the first number
     r'±|(?<![0-9])[0-9]{1,2}:[0-9]{1,2}(?![0-9])|[0-9]\.[0-9]+\.[0-9]|[0-9]{4}-[0-9]{2}-[0-9]{2}'
-    r'|[0-9]{1,2}/[0-9]{1,2}/[0-9]{4}')
+    r'|[0-9]{1,2}/[0-9]{1,2}/[0-9]{4}|[0-9](?![eE])[A-Za-z]{1,9}[0-9]{1,9}[A-Za-z]')
 _SOLUTIONS = re.compile(r'= ?-?[0-9./]+(?:,| or| and|, or|, and) ?[A-Za-z] ?= ?-?[0-9]')
 _HEDGED = re.compile(
-    r'(?:±|\+/-|\bplus or minus\b) ?[0-9]'
+    r'(?:±|\+/-|\bplus or minus\b) ?[0-9]|[0-9] (?:hundred|thousand|million|billion)\b'
+    r"|^[^0-9=]{0,20}\b(?:isn't|neither|never)\b"
     r'|^[^0-9=]{0,80}(?:[<>≤≥]|\b(?:less|more|fewer|greater) than) ?[$£€]?[0-9]'
     r"|^[^0-9]{0,80}\b(?:unknown|unclear|undefined|undetermined|indeterminate|impossible"
     r"|insufficient|cannot|can't|can not|could(?:n't| not)"
     r'|not (?:enough|known|given|possible|clear|sure|certain))\b', re.IGNORECASE)
 
-# %% ../../nbs/data/06_reading.ipynb #124050f6
+# %% ../../nbs/data/06_reading.ipynb #af9f8444
 def _is_range(sentence: str) -> bool:
     "Whether the first two numbers of a sentence are the ends of a range"
     first, found = re.search(r'[0-9]', sentence), _RANGE.search(sentence)
     if first is None or found is None or found.start() > first.start(): return False
-    low, high = to_number(found[1]), to_number(found[2])
-    return low is not None and high is not None and low < high
+    low, high = to_number(found[1]), to_number(found[3])
+    return found['word'] is not None or None not in (low, high) and low < high
 
 
 def _is_hedged(sentence: str) -> bool:
@@ -61,11 +63,11 @@ def _is_hedged(sentence: str) -> bool:
     if any(o.search(sentence) for o in (_HEDGED, _SOLUTIONS)) or _ODD.search(first[0]): return True
     return _is_range(sentence) or bool(_IRRATIONAL.search(sentence.rpartition('=')[2]))
 
-# %% ../../nbs/data/06_reading.ipynb #7ecbb798
+# %% ../../nbs/data/06_reading.ipynb #ea73c909
 _DECIMAL_COMMA = re.compile(
     r'(?<![\w.,([{])([-+]?)[$£€¥₹]?(0,[0-9]{1,15}'
     r'|(?:[0-9]{1,3}(?: [0-9]{3}){1,4}|[0-9]{1,12}),(?:[0-9]{1,2}|[0-9]{4,9}))( ?%)?'
-    r'(?![0-9)\]}]|[.,][0-9]|\s*(?:[;&]|,|and\b|or\b)\s*[-0-9])')
+    r'(?![0-9)\]}]|[-~.,][0-9]|\s*(?:[;&]|,|and\b|or\b)\s*[-0-9])')
 
 
 def _decimal_comma(text: str, last: bool = False) -> tuple[str, str] | None:
@@ -137,7 +139,7 @@ def _run_value(span: str, kind: str) -> tuple[str, str] | None:
 
 # %% ../../nbs/data/06_reading.ipynb #60f488af
 _NO_NUMBER_BEGINS = re.compile(r'(?:[0-9],|\^|±\s?|√\(?|[0-9]:)$')
-_RANGE_ENDS = re.compile(rf'{_VALUE}(?:-|—| to )$')
+_RANGE_ENDS = re.compile(rf'{_VALUE}%?(?:[-—~]| to | through )$')
 
 
 def _last_number(text: str) -> tuple[str, str] | None:
@@ -154,23 +156,24 @@ def _last_number(text: str) -> tuple[str, str] | None:
     value = None if re.match(r' ?[√π]|:[0-9]', text[token.end():]) else token_value(token)
     return None if value is None else (f'{value}%' if token['percent'] else str(value), token[0])
 
-# %% ../../nbs/data/06_reading.ipynb #3245f58f
+# %% ../../nbs/data/06_reading.ipynb #9b44f1a7
 _TAG = re.compile(r'</?(?:b|i|u|em|strong|span|p|code|answer)>|[*`$]|\b_|_\b|\\[()\[\]]')
 
 
 def _bare(line: str) -> str:
     "A line without markup"
     if '\\' in line: line = even_out(line)
-    if not line.isascii(): line = unicodedata.normalize('NFKC', line)
+    if not line.isascii(): line = unicodedata.normalize('NFKC', line).replace('。', '.')
     return ' '.join(_TAG.sub('', line).split()).strip(' "\'“”‘’')
 
 # %% ../../nbs/data/06_reading.ipynb #d8b6628f
 _BEFORE = (r'(?i:(?:for sure|definitely|clearly|certainly|most likely|likely|probably|simply|the'
-           r'|to be|option|choice|letter|answer|number|statement)[ ,:]+)*')
+           r'|la|le|el|die|to be|option|choice|letter|answer|number|statement)[ ,:]+)*')
 _LETTER = r'(?:[(\[{<"\'“‘]\s?(?P<in>[A-Za-z])\s?[)\]}>"\'”’]|(?P<bare>[A-Z])(?![A-Za-z\'’]))'
 _LEADING = re.compile(rf'{_BEFORE}{_LETTER}')
 _GOES_ON = re.compile(r'\s*$|\s?[.:;!?)–—-]|,?\s?(?:because|since|as|which|is|(?:and |but )?not)\b'
-                      r'|,(?!\s?\(?[A-Za-z]\)?(?:[\s.,]|$))', re.IGNORECASE)
+                      r'|\s?[\u3000-\u9fff\uac00-\ud7af]|,(?!\s?\(?[A-Za-z]\)?(?:[\s.,]|$))',
+                      re.IGNORECASE)
 
 
 def _leading_letter(line: str, choices: Sequence[str]) -> tuple[str, str] | None:
@@ -306,10 +309,18 @@ def _last_choice(text: str, choices: Sequence[str], label: bool) -> tuple[str, s
         start, end, meant = mentions[-1]
         several = len({o[2] for o in mentions}) > 1
         if several and not label and _HEDGES.search(plain): return None
+        if ' between ' in plain or _began_otherwise(text, meant, choices, label): return None
         joined = any(_JOINED.fullmatch(plain, a[1], b[0])
                      for a, b in zip(mentions, mentions[1:]) if a[2] != b[2])
         return None if joined else (meant, plain[start:end])
     return None
+
+
+def _began_otherwise(text: str, meant: str, choices: Sequence[str], label: bool) -> bool:
+    "Whether the first sentence of a text is another label alone"
+    first = _SENTENCE.search(text) if label else None
+    began = named_choice(_bare(text[:first.start()]), choices, label) if first else None
+    return began is not None and began != meant
 
 
 def _is_determiner(plain: str, mention: _Mention) -> bool:
