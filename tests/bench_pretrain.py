@@ -20,7 +20,7 @@ from cotkit.training.trainer import Monitor, StudentTrainer
 from measured import Measured, clock
 
 CONTEXT, ROUNDS = 128, 3
-CASES = (('32x2', 2000, 16, 20), ('128x2', 2000, 16, 10), ('128x8', 15_000, 32, 3), ('256x2', 15_000, 32, 3))  # rung, vocabulary, sequences, steps
+CASES = (('32x2', 2000, 16, 20), ('128x2', 2000, 16, 10), ('128x8', 15_000, 8, 4), ('256x2', 15_000, 8, 4))  # rung, vocabulary, sequences, steps
 
 
 def matrix_limit(seconds: float = 1.0, size: int = 1024) -> float:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from cotkit.data.story_world import stories
 from cotkit.pretraining.config import MICRO, PAPER, CorpusConfig, PretrainConfig, Rung, read_rung
 from cotkit.pretraining.corpus import Corpus, Document, build_corpus, split_of_document
 from cotkit.pretraining.ladder import interpolate, make_rung, training_flops
+from cotkit.pretraining.span_corruption import corrupt_spans, corrupted_rows, pretrain_seq2seq
 from cotkit.pretraining.pretrain import corpus_texts, ladder_cells, pretrain, run_ladder_cell, text_losses
 from cotkit.training.checkpoints import last_checkpoint, read_history
 from cotkit.training.config import TrainConfig
@@ -308,3 +310,28 @@ def test_a_run_is_a_start(corpus, tmp_path):
     trained = train(longer, examples, output_dir=tmp_path/'distilled', config=TrainConfig(max_steps=2, batch_size=2))
     assert any(not torch.equal(before[k], v) for k, v in trained.model.state_dict().items())
     with pytest.raises(CotkitError, match='128'): train(start, examples, output_dir=tmp_path/'short', config=TrainConfig(max_steps=2))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(2, 200), st.integers(0, 10**6))
+def test_span_corruption(length, seed):
+    "The two sides are the text again; about 15 % is cut out, no two gaps touch, sentinels are in order"
+    ids, sentinels = [*range(1000, 1000 + length)], [*range(16)]
+    inputs, target = corrupt_spans(ids, sentinels, Random(seed))
+    gaps = {}
+    for token in target:
+        if token < 16: gaps[last := token] = []
+        else: gaps[last].append(token)
+    assert [o for token in inputs for o in (gaps[token] if token < 16 else [token])] == ids
+    assert [o for o in inputs if o < 16] == [o for o in target if o < 16] == sentinels[:len(gaps)] and all(gaps.values())
+    assert sum(map(len, gaps.values())) == min(max(1, round(0.15 * length)), length - 1)
+    assert all(a >= 16 or b >= 16 for a, b in zip(inputs, inputs[1:])) and inputs[0] >= 16
+
+
+def test_a_pretrained_t5_is_a_start(corpus, tmp_path):
+    pretrain_seq2seq(corpus, '8x2', tmp_path/'run', PretrainConfig(sequences=32))
+    start = make_student(StudentConfig(student=str(tmp_path/'run'/'student')))
+    assert start.arch == 'seq2seq' and start.tokenizer('Ann').input_ids[-1] == start.tokenizer.eos_token_id
+    assert start.tokenizer('Ann ran.').input_ids[:-1] == corpus.tokenizer('Ann ran.').input_ids
+    one, same, other = (corrupted_rows(corpus, start.tokenizer, seed=seed)['input_ids'][:3] for seed in (0, 0, 1))
+    assert one == same != other

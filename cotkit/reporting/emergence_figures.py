@@ -122,7 +122,7 @@ def _columns(curves: Sequence[Curve], verdicts: Sequence[Verdict]) -> dict[str, 
         tasks[curve.task].setdefault(curve.metric, []).append((curve, verdict))
     return tasks
 
-# %% ../../nbs/reporting/64_emergence_figures.ipynb #e44556e2
+# %% ../../nbs/reporting/64_emergence_figures.ipynb #1d6d20b8
 @in_style
 def emergence_figure(
     curves: Sequence[Curve],      # of up to four tasks, or more in a very wide figure
@@ -133,10 +133,12 @@ def emergence_figure(
     if not curves: raise CotkitError('no curves', 'Read a table with two scales or more.')
     tasks = _columns(curves, verdicts)
     rows = max(map(len, tasks.values()))
-    size = 0.6 + 3.7 * len(tasks), 0.9 + 2.7 * rows
+    names = list(dict.fromkeys(map(_label, curves)))
+    width = max(6.5, 0.6 + 3.7 * len(tasks))
+    size = width, 0.9 + 2.7 * rows + 0.27 * math.ceil(len(names) / _legend_columns(names, width))
     figure = NotebookFigure(figsize=size, layout='constrained')
     panels = figure.subplots(rows, len(tasks), squeeze=False)
-    styles = series_style(list(dict.fromkeys(map(_label, curves))))
+    styles = series_style(names)
     for column, (task, metrics) in enumerate(tasks.items()):
         for row, pairs in enumerate(metrics.values()): _panel(panels[row, column], pairs, styles)
         for row in range(len(metrics), rows): panels[row, column].set_axis_off()
@@ -145,18 +147,22 @@ def emergence_figure(
     if len(styles) > 1: _legend(figure, panels, styles)
     return figure
 
-# %% ../../nbs/reporting/64_emergence_figures.ipynb #0977f5ca
+# %% ../../nbs/reporting/64_emergence_figures.ipynb #4d098f1d
+def _legend_columns(names: Sequence[str], width: float) -> int:
+    "How many columns of names fit a figure"
+    return max(1, min(len(names), int(10 * width // (max(map(len, names)) + 7))))
+
+# %% ../../nbs/reporting/64_emergence_figures.ipynb #71b2cd7a
 def _legend(figure: Figure, panels: np.ndarray, styles: dict[str, dict]) -> None:
     "The names of all curves below the panels"
     handles = [mpl.lines.Line2D([], [], label=name, **style) for name, style in styles.items()]
-    longest = max(map(len, styles)) + 7
-    columns = max(1, min(len(styles), int(11 * figure.get_figwidth() // longest)))
+    columns = _legend_columns(list(styles), figure.get_figwidth())
     figure.legend(handles, list(styles), loc='outside lower center', ncols=columns)
 
-# %% ../../nbs/reporting/64_emergence_figures.ipynb #9dec9489
+# %% ../../nbs/reporting/64_emergence_figures.ipynb #893ccb31
 _KINDS = ('.html', '.png', '.svg', '.pdf')
 
-# %% ../../nbs/reporting/64_emergence_figures.ipynb #8eeef739
+# %% ../../nbs/reporting/64_emergence_figures.ipynb #d4b50cd7
 def save_figures(
     path: str | Path,             # .html for a page with all tasks, or .png, .svg, .pdf
     curves: Sequence[Curve],      # of a table
