@@ -258,7 +258,7 @@ BAD = {
 }
 
 
-SPLIT = re.compile(r'\w+: \w+ \d+(, \w+ \d+)*')
+SPLIT = re.compile(r'\w+: (\w+ \d+(, \w+ \d+)*|\w+ answers\b.*; columns: .*)')  # how problems were split and rows read
 
 
 @pytest.fixture
