@@ -577,6 +577,16 @@ def test_help_and_mistakes_wait_for_no_library(here):
         if 'stesp' in line: assert '--max-steps' in ran.stderr
 
 
+def test_a_command_loads_its_own_module_alone():
+    "Which module holds a command is known without loading it, and rightly"
+    from cotkit.app.recipes import _MODULES
+    for module, names in _MODULES.items():
+        assert all(load_commands()[name].run.__module__ == f'cotkit.app.{module}' for name in names.split()), module
+    assert set(load_commands()) >= set(' '.join(_MODULES.values()).split())
+    program = 'import sys; from cotkit.app.recipes import load_commands; print([*load_commands("curate")], "cotkit.app.student_commands" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', program], capture_output=True, text=True).stdout.strip() == "['collect', 'curate'] False"
+
+
 def test_a_mistake_in_a_commands_name(cotkit):
     code, out, err = cotkit('colect --task data')
     assert code == 2 and out == '' and err.count('\n') == 1 and 'Did you mean collect?' in err

@@ -40,7 +40,7 @@ def overview() -> str:
 def _find_command(argv: list[str]) -> Command:
     "The command that a line names; `SystemExit` if the line asks for something else"
     from cotkit.app.recipes import close_match, load_commands
-    first, commands = argv[0] if argv else '', load_commands()
+    first = argv[0] if argv else ''
     if first in ('-h', '--help'):
         print(overview())
         raise SystemExit(0)
@@ -48,7 +48,8 @@ def _find_command(argv: list[str]) -> Command:
         from importlib.metadata import version
         print(f'cotkit {version("cotkit")}')
         raise SystemExit(0)
-    if first in commands: return commands[first]
+    if found := load_commands(first).get(first): return found
+    commands = load_commands()
     what = f'no command {first!r}. {close_match(first, list(commands))}' if first else 'no command'
     print(f'cotkit: error: {what} Help: cotkit --help', file=sys.stderr)
     raise SystemExit(2)

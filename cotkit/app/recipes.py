@@ -102,14 +102,19 @@ def command(
     return register
 
 # %% ../../nbs/app/72_recipes.ipynb #11ed72d9
-_MODULES = ('commands', 'student_commands', 'socratic_commands', 'pretraining_commands',
-            'pretrain_commands', 'scaling_commands', 'emergence_commands',
-            'report_commands')  # in the order of the help
+_MODULES = {  # the commands of each, in the order of the help
+    'commands': 'collect curate', 'student_commands': 'distill specialize evaluate',
+    'socratic_commands': 'socratic', 'pretraining_commands': 'simplify',
+    'pretrain_commands': 'pretrain', 'scaling_commands': 'scaling',
+    'emergence_commands': 'emergence', 'report_commands': 'report publish demo run'}
 
 
-def load_commands() -> dict[str, Command]:
-    "All commands by name, those of cotkit first"
-    for name in _MODULES: importlib.import_module(f'cotkit.app.{name}')
+def load_commands(
+    name: str | None = None,  # the only one that is needed; all if None
+) -> dict[str, Command]:      # by name, those of cotkit first
+    "The commands, loaded from the modules that hold them"
+    for module, names in _MODULES.items():
+        if name is None or name in names.split(): importlib.import_module(f'cotkit.app.{module}')
     return COMMANDS
 
 # %% ../../nbs/app/72_recipes.ipynb #3ce3234a
