@@ -546,7 +546,7 @@ def test_a_file_of_ones_own(cotkit, monkeypatch):
     "--import registers a format, a metric and a command; all are named like the others, and saved"
     from cotkit.data.formats import FORMATS
     from cotkit.evaluation.metrics import METRICS
-    for register in (FORMATS, METRICS): monkeypatch.setattr(register, '_known', dict(register._known))
+    for register in (FORMATS, METRICS): monkeypatch.setattr(register, '_known', dict(register.load()))
     commands = load_commands()
     Path('own.py').write_text(OWN)
     before = set(commands)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Mapping, Sequence
 from .recipes import close_match, command
 from ..data.core import CotkitError, Problem, Rationale, read_jsonl, write_jsonl
 from ..data.formats import FORMATS, Demonstration, Format, Mixture, demonstrations
-from ..data.formats import format_names, get_format
+from ..data.formats import get_format
 from ..data.tasks import DataConfig, Task, load_data
 from ..teachers.rate_limits import RequestLimits
 from ..teachers.openai import EndpointConfig, OpenAITeacher
@@ -126,7 +126,7 @@ def get_format_class(
     name: str,          # of a registered format
 ) -> type[Format]:      # its class
     "The class of a registered format; one that only mixes others has no name here"
-    names = [n for n in format_names() if n != Mixture.name]
+    names = [n for n in FORMATS if n != Mixture.name]
     if name not in names:
         raise CotkitError(f'no format {name!r}', close_match(name, names), field='format')
     return FORMATS[name]

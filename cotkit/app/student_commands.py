@@ -369,8 +369,8 @@ def make_strategy(
     offered: Mapping[str, Any], # what it may be given; it takes those that it has fields for
 ):                              # a `Strategy`
     "A strategy with the settings that it knows"
-    from cotkit.evaluation.strategies import find_strategy
-    kind = find_strategy(name)
+    from cotkit.evaluation.strategies import STRATEGIES
+    kind = STRATEGIES[name]
     needed = (f.name for f in fields(kind) if f.default is f.default_factory is MISSING_DEFAULT)
     if lacking := next((o for o in needed if o not in offered), ''):
         remedy = 'Choose another, or name a folder that `cotkit socratic` wrote.'

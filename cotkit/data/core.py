@@ -5,7 +5,7 @@
 # %% ../../nbs/data/00_core.ipynb #65bbc4ce
 from __future__ import annotations
 
-import dataclasses, difflib, hashlib, html, json, os, re, unicodedata
+import dataclasses, difflib, hashlib, html, importlib, json, os, re, unicodedata
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,9 +57,18 @@ class Registry(Mapping[str, _T]):
     "What can be chosen by name: classes or functions that registered themselves"
 
     def __init__(self,
-        kind: str,  # what is registered, in one word: it stands in the error messages
+        kind: str,      # what is registered, in one word: it stands in the error messages
+        *modules: str,  # that register more; loaded when they may be needed
     ):
-        self.kind, self._known = kind, {}
+        self.kind, self._known, self._modules = kind, {}, modules
+
+    def load(self) -> dict[str, _T]:
+        "All that is registered, from all modules"
+        while self._modules:
+            first, *rest = self._modules
+            self._modules = rest
+            importlib.import_module(first)
+        return self._known
 
     def register(self,
         name: str | _T = '',  # to find it by; its attribute `name`, or `__name__`, if empty
@@ -79,20 +88,21 @@ class Registry(Mapping[str, _T]):
 
     def __getitem__(self, name: str) -> _T:
         "What is registered under a name; a `CotkitError` with close names if there is nothing"
-        if name in self._known: return self._known[name]
+        if name in self: return self._known[name]
         close = difflib.get_close_matches(str(name), self._known)
         hint = f'Did you mean {" or ".join(close)}? ' if close else ''
         known = ', '.join(self._known)
         own = f'For a {self.kind} of your own, import the file that registers it first.'
         raise CotkitError(f'no {self.kind} {name!r}', f'{hint}One of: {known}. {own}')
 
-    def __contains__(self, name: object) -> bool: return name in self._known
+    def __contains__(self, name: object) -> bool: return name in self._known or name in self.load()
 
-    def get(self, name: str, default: Any = None) -> _T | Any: return self._known.get(name, default)
+    def get(self, name: str, default: Any = None) -> _T | Any:
+        return self._known[name] if name in self else default
 
-    def __iter__(self) -> Iterator[str]: return iter(self._known)
+    def __iter__(self) -> Iterator[str]: return iter(self.load())
 
-    def __len__(self) -> int: return len(self._known)
+    def __len__(self) -> int: return len(self.load())
 
     def _repr_html_(self) -> str:
         return html_table((name, (entry.__doc__ or '').partition('\n')[0])

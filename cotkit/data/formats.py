@@ -5,7 +5,7 @@
 # %% ../../nbs/data/07_formats.ipynb #949abadd
 from __future__ import annotations
 
-import hashlib, importlib, re
+import hashlib, re
 from bisect import bisect
 from collections import Counter, defaultdict
 from dataclasses import InitVar, dataclass, field, fields
@@ -20,10 +20,10 @@ from .completion import MARKERS, cut_run_on, last_marker
 from .reading import read_answer
 
 # %% auto #0
-__all__ = ['FORMATS', 'FORMAT_MODULES', 'answer_text', 'split_reasoning', 'written_answer', 'stated_answer', 'chain_text',
-           'gold_rationale', 'Format', 'register_format', 'format_names', 'get_format', 'format_from_dict',
-           'AnswerOnly', 'ZeroShotCoT', 'Demonstration', 'demonstrations', 'FewShotCoT', 'FewShotAnswerOnly',
-           'StepByStep', 'check_demonstrations', 'check_disjoint', 'contaminated', 'Mixture', 'examples_from']
+__all__ = ['FORMATS', 'answer_text', 'split_reasoning', 'written_answer', 'stated_answer', 'chain_text', 'gold_rationale',
+           'Format', 'register_format', 'get_format', 'format_from_dict', 'AnswerOnly', 'ZeroShotCoT', 'Demonstration',
+           'demonstrations', 'FewShotCoT', 'FewShotAnswerOnly', 'StepByStep', 'check_demonstrations', 'check_disjoint',
+           'contaminated', 'Mixture', 'examples_from']
 
 # %% ../../nbs/data/07_formats.ipynb #9836000d
 def answer_text(
@@ -228,8 +228,8 @@ class Format:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
 
 # %% ../../nbs/data/07_formats.ipynb #a014a55a
-FORMATS: Registry[type[Format]] = Registry('format')
-FORMAT_MODULES = ('socratic_formats', 'zero_shot')  # with further formats, loaded when needed
+FORMATS: Registry[type[Format]] = Registry(
+    'format', 'cotkit.data.socratic_formats', 'cotkit.data.zero_shot')
 
 
 def register_format(
@@ -240,19 +240,12 @@ def register_format(
         raise CotkitError(f'{cls.__name__} has none', "Write name = '…' in it.", field='name')
     return FORMATS.register(cls)
 
-
-def format_names() -> list[str]:
-    "The names of all registered formats, in the order in which they were registered"
-    for module in FORMAT_MODULES: importlib.import_module(f'cotkit.data.{module}')
-    return list(FORMATS)
-
 # %% ../../nbs/data/07_formats.ipynb #45fb9e7d
 def get_format(
     name: str,       # a key of `FORMATS`
     **options: Any,  # its settings
 ) -> Format:         # the format
     "A format by name; a `CotkitError` for a name or a setting that does not exist"
-    if name not in FORMATS: format_names()
     return FORMATS[name].from_dict(options)
 
 

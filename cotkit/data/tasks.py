@@ -5,7 +5,7 @@
 # %% ../../nbs/data/03_tasks.ipynb #f1614ff8
 from __future__ import annotations
 
-import hashlib, html, importlib, inspect, json, re
+import hashlib, html, inspect, json, re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence
@@ -19,8 +19,8 @@ from cotkit.data.files import (
     split_name)
 
 # %% auto #0
-__all__ = ['TASKS', 'register_task', 'TASK_MODULES', 'Splitting', 'OwnData', 'Task', 'missing_split', 'task_table', 'hash_split',
-           'build_task', 'task_from_rows', 'own_sources', 'task_names', 'load_task', 'DataConfig', 'load_data']
+__all__ = ['TASKS', 'register_task', 'Splitting', 'OwnData', 'Task', 'missing_split', 'task_table', 'hash_split', 'build_task',
+           'task_from_rows', 'own_sources', 'task_names', 'load_task', 'DataConfig', 'load_data']
 
 # %% ../../nbs/data/03_tasks.ipynb #8e0e3d4f
 @dataclass(frozen=True)
@@ -388,15 +388,14 @@ def _own_split(stem: str, file: str | Path) -> str:
     return split if Path(file).is_dir() or split in ('train', 'validation', 'test') else 'train'
 
 # %% ../../nbs/data/03_tasks.ipynb #92b0f7ab
-TASKS: Registry[Callable[..., Task]] = Registry('task')
+TASKS: Registry[Callable[..., Task]] = Registry('task', *(
+    f'cotkit.data.{module}' for module in (
+        'benchmarks', 'word_problems', 'addition', 'abilities', 'decomposition', 'zero_shot')))
 register_task = TASKS.register
-TASK_MODULES = ('benchmarks', 'word_problems', 'addition', 'abilities', 'decomposition',
-                'zero_shot')
 
 
 def task_names() -> list[str]:
     "The names of all registered tasks, sorted"
-    for module in TASK_MODULES: importlib.import_module(f'cotkit.data.{module}')
     return sorted(TASKS)
 
 # %% ../../nbs/data/03_tasks.ipynb #e2ed92f1
@@ -407,7 +406,6 @@ def load_task(
     **options: Any,                 # options of this task
 ) -> Task:                          # its splits
     "Load a task by name; CotkitError on an unknown name or option, or on a bad row"
-    task_names()
     loader = TASKS[name]
     known = inspect.signature(loader).parameters
     if path is not None: options['path'] = path

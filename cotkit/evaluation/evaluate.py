@@ -16,7 +16,7 @@ from ..data.core import CotkitError, Problem, Row, html_table
 from ..data.formats import Format
 from . import statistics
 from .metrics import (
-    METRICS, SHARES, Metric, Prediction, find_metric, read_trace)
+    METRICS, SHARES, Metric, Prediction, read_trace)
 from .statistics import Estimate, bonett_price, mcnemar
 from .strategies import SingleTurn, Strategy, Trace, strategy_to_dict
 
@@ -173,7 +173,7 @@ def add_scores(
     metrics: Sequence[str | Metric], # registered names, or registered functions
 ) -> Evaluation:                     # with the scores of these metrics, too
     "An evaluation with further scores"
-    named = {_metric_name(m): find_metric(m) if isinstance(m, str) else m for m in metrics}
+    named = {_metric_name(m): METRICS[m] if isinstance(m, str) else m for m in metrics}
     known = {p.id: p for p in problems}
     def scored(p: Prediction) -> Prediction:
         found = {name: float(metric(p, known[p.problem_id])) for name, metric in named.items()}

@@ -5,7 +5,7 @@
 # %% ../../nbs/evaluation/51_metrics.ipynb #110061c5
 from __future__ import annotations
 
-import importlib, math, re
+import math, re
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Callable, Mapping, Sequence
@@ -16,9 +16,8 @@ from ..data.formats import Format
 from .strategies import Trace
 
 # %% auto #0
-__all__ = ['Metric', 'METRICS', 'SHARES', 'METRIC_MODULES', 'Prediction', 'read_trace', 'register_metric', 'find_metric',
-           'exact_match', 'strict_match', 'edit_distance', 'token_edit_distance', 'numeric_error', 'log_likelihood',
-           'brier']
+__all__ = ['Metric', 'METRICS', 'SHARES', 'Prediction', 'read_trace', 'register_metric', 'exact_match', 'strict_match',
+           'edit_distance', 'token_edit_distance', 'numeric_error', 'log_likelihood', 'brier']
 
 # %% ../../nbs/evaluation/51_metrics.ipynb #c0b5322b
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def read_trace(
 
 # %% ../../nbs/evaluation/51_metrics.ipynb #6a02dd62
 Metric = Callable[[Prediction, Problem], float]
-METRICS: Registry[Metric] = Registry('metric')
+METRICS: Registry[Metric] = Registry('metric', 'cotkit.evaluation.questions')
 SHARES: set[str] = set()  # the metrics whose numbers are 0 and 1
 
 
@@ -77,18 +76,6 @@ def register_metric(
     "Add a metric under a name"
     if share: SHARES.add(name)
     return METRICS.register(name)
-
-# %% ../../nbs/evaluation/51_metrics.ipynb #4e2579b7
-METRIC_MODULES = ('questions',)  # with further metrics
-
-
-def find_metric(
-    name: str,  # of a registered metric
-) -> Metric:    # the function
-    "A metric by name, from whichever module has it; a `CotkitError` if none does"
-    if name not in METRICS:
-        for module in METRIC_MODULES: importlib.import_module(f'cotkit.evaluation.{module}')
-    return METRICS[name]
 
 # %% ../../nbs/evaluation/51_metrics.ipynb #cef8baba
 @register_metric('exact_match', share=True)

@@ -5,7 +5,6 @@
 # %% ../../nbs/evaluation/50_strategies.ipynb #21b41f9b
 from __future__ import annotations
 
-import importlib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Mapping, Protocol, Sequence, runtime_checkable
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from cotkit.teachers.store import Store
 
 # %% auto #0
-__all__ = ['STRATEGIES', 'register_strategy', 'STRATEGY_MODULES', 'Trace', 'Strategy', 'find_strategy', 'strategy_to_dict',
-           'strategy_from_dict', 'SingleTurn', 'Vote', 'majority', 'choice_examples', 'Likelihood']
+__all__ = ['STRATEGIES', 'register_strategy', 'Trace', 'Strategy', 'strategy_to_dict', 'strategy_from_dict', 'SingleTurn', 'Vote',
+           'majority', 'choice_examples', 'Likelihood']
 
 # %% ../../nbs/evaluation/50_strategies.ipynb #7396232e
 @dataclass(frozen=True)
@@ -69,18 +68,9 @@ class Strategy(Protocol):
         "Its settings without the model, JSON-ready"
 
 # %% ../../nbs/evaluation/50_strategies.ipynb #87651ac5
-STRATEGIES: Registry[Any] = Registry('strategy')
+STRATEGIES: Registry[Any] = Registry(
+    'strategy', 'cotkit.evaluation.iterative', 'cotkit.evaluation.simple_items')
 register_strategy = STRATEGIES.register
-STRATEGY_MODULES = ('iterative', 'simple_items')  # with further strategies
-
-
-def find_strategy(
-    name: str,  # of a registered strategy
-) -> Any:       # its class
-    "A strategy by name, from whichever module has it; a `CotkitError` if none does"
-    if name not in STRATEGIES:
-        for module in STRATEGY_MODULES: importlib.import_module(f'cotkit.evaluation.{module}')
-    return STRATEGIES[name]
 
 # %% ../../nbs/evaluation/50_strategies.ipynb #2b46e2b3
 def strategy_to_dict(
@@ -99,7 +89,7 @@ def strategy_from_dict(
 ) -> Strategy:
     "A saved strategy for a model; a `CotkitError` if nothing is registered under its name"
     settings = {k: v for k, v in row.items() if k != 'strategy'}
-    kind = find_strategy(row['strategy'])
+    kind = STRATEGIES[row['strategy']]
     make = getattr(kind, 'from_config', None)
     return make(settings, model, store) if make else kind(model, **settings)
 
