@@ -47,13 +47,13 @@ class TwoForwards(Trainer):
         return ALPHA*label.loss + (1 - ALPHA)*rationale.loss
 
 
-def newborn(load: Load, arch: str, size: str, marker: str):
+def new_student(load: Load, arch: str, size: str, marker: str):
     format = StepByStep(ALPHA, marker=marker)
     return make_student(StudentConfig(size, arch), format, [t for p, g in zip(load.texts, load.gold) for e in format.examples(p, [g]) for t in (e.input, e.target)])
 
 
 def reference(load: Load, student, folder: str) -> Trainer:
-    "A row is a problem with both its examples; each half of a batch is filled up to its own longest row"
+    "A row is a problem with both its examples; each half of a batch is padded up to its own longest row"
     rows = list(encode([e for p, g in zip(load.texts, load.gold) for e in student.format.examples(p, [g])], student.tokenizer, student.arch))
     pairs = Dataset.from_list([{'label': label, 'rationale': rationale} for label, rationale in zip(rows[::2], rows[1::2])])
     collate = Collator(student.tokenizer, student.arch)
@@ -98,7 +98,7 @@ def loading(load: Load, student, **settings) -> tuple[float, float]:
         return both, time.perf_counter() - begin
 
 
-def filling(load: Load, student) -> float:
+def padding_share(load: Load, student) -> float:
     "The share of positions that the reference computes for nothing, since each half of a batch is as wide as its longest row"
     with tempfile.TemporaryDirectory() as folder: batches = list(reference(load, student, folder).get_train_dataloader())
     halves = [half for batch in batches for half in batch.values()]
@@ -109,10 +109,10 @@ def filling(load: Load, student) -> float:
 def compare(measured: Measured, load: Load, arch: str, size: str, goal: float) -> None:
     marker, fast = ('before', {}) if arch == 'seq2seq' else ('after', {'share_prefix': True})
     sides = {'two forward passes': (reference, {}), 'cotkit': (ours, {})} | ({'cotkit, share_prefix': (ours, fast)} if fast else {})
-    student, taken = newborn(load, arch, size, marker), {name: [] for name in sides}
+    student, taken = new_student(load, arch, size, marker), {name: [] for name in sides}
     tokens = sum(encode(examples_from(student.format, load.texts, load.gold), student.tokenizer, arch)['length'])
     for _ in range(ROUNDS):
-        for name, (make, settings) in sides.items(): taken[name].append(seconds(make, load, newborn(load, arch, size, marker), **settings))
+        for name, (make, settings) in sides.items(): taken[name].append(seconds(make, load, new_student(load, arch, size, marker), **settings))
     print(f'{arch}, {size}: {load.name} in a step; tokens are those of the separate examples, so the same work on each side')
     best, (fetched, collated) = {name: min(times) for name, times in taken.items()}, loading(load, student, **fast)
     two = tokens/best['two forward passes']
@@ -120,9 +120,9 @@ def compare(measured: Measured, load: Load, arch: str, size: str, goal: float) -
         measured.say(f'{name}, {size} {arch}, {load.name}', tokens/each, 'tokens/s', *(() if name == 'two forward passes' else ('two forward passes', two)))
     measured.say(f'collation, {size} {arch}, {load.name}', 100*collated/each, '% of a step')
     measured.say(f'collation and fetching the rows, {size} {arch}, {load.name}', 100*fetched/each, '% of a step')
-    filled = filling(load, newborn(load, arch, size, marker))
-    measured.say(f'filling in two forward passes, {size} {arch}, {load.name}', 100*filled, '% of positions')
-    print(f'goal {goal}; without any filling the same passes would be {1/(1 - filled):.2f} times as fast\n')
+    padded = padding_share(load, new_student(load, arch, size, marker))
+    measured.say(f'padding in two forward passes, {size} {arch}, {load.name}', 100*padded, '% of positions')
+    print(f'goal {goal}; without any padding the same passes would be {1/(1 - padded):.2f} times as fast\n')
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ def matrix_limit(seconds: float = 1.0, size: int = 1024) -> float:
     return count * 2 * size**3 / (time.perf_counter() - begin) / 1e9
 
 
-def newborn(problems):
+def new_student(problems):
     texts = [t for p in problems[:2000] for e in ZeroShotCoT().examples(p, [gold_rationale(p)]) for t in (e.input, e.target)]
     return make_student('tiny', ZeroShotCoT(), texts=texts)
 
@@ -65,17 +65,17 @@ def trainer(student, rows) -> float:
 def main() -> None:
     torch.set_num_threads(1)
     problems = word_problems(3000, seed=0, steps=(2, 3), largest=20)
-    student, gold = newborn(problems), [gold_rationale(p) for p in problems]
+    student, gold = new_student(problems), [gold_rationale(p) for p in problems]
     rows = encode(examples_from(student.format, problems, gold), student.tokenizer, student.arch)
     order = list(LengthGroupedSampler(rows, BATCH, seed=0))[:STEPS*BATCH]
     tokens = sum(rows['length'][i] for i in order)
     limits, bare, ours = [], [], []
     for _ in range(ROUNDS):
         limits.append(matrix_limit())
-        bare.append(bare_loop(newborn(problems), rows))
-        ours.append(trainer(newborn(problems), rows))
+        bare.append(bare_loop(new_student(problems), rows))
+        ours.append(trainer(new_student(problems), rows))
     limit, bare, ours = max(limits), min(bare), min(ours)
-    work = 6 * parameter_count(newborn(problems).model) * tokens / 1e9
+    work = 6 * parameter_count(new_student(problems).model) * tokens / 1e9
     measured = Measured(__file__, 'train')
     measured.say('matrix products, one thread: the limit', limit, 'GFLOP/s')
     measured.say('bare loop, tiny, batch 8, by 6ND', work/bare, 'GFLOP/s', 'the limit', limit)
