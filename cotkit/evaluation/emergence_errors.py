@@ -38,7 +38,7 @@ def _task(name: str, score: str, metric: str = '') -> Callable[[Draw], Draw]:
     TRUTH[name] = (set(score.split('|')), set(metric.split('|')))
     return TASKS.register(name)
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #23b973e3
+
 def _s(z: np.ndarray) -> np.ndarray: return 1 / (1 + np.exp(-z))
 
 # %% ../../nbs/evaluation/57_emergence_errors.ipynb #a8d185d4
@@ -47,7 +47,7 @@ def _slow_climb(u, setting, rng):
     z = rng.uniform(-3, -1) + rng.uniform(2.5, 5) * u
     return _s(z), ('probability', _s(0.8 * z + 0.3)), 0.0
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #f7eb5ded
+
 @_task('climb above chance', 'smooth', 'smooth')
 def _climb_above_chance(u, setting, rng):
     z = rng.uniform(-2.5, -1) + rng.uniform(3, 5) * u
@@ -69,13 +69,13 @@ def _artefact_edits(u, setting, rng):
     p = _token_accuracy(u, rng)
     return p ** setting.length, ('token_edit_distance', setting.length * (1 - p)), 0.0
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #783e88bc
+
 @_task('artefact, log-likelihood', 'metric artefact|smooth', 'smooth')
 def _artefact_likelihood(u, setting, rng):
     p = _token_accuracy(u, rng)
     return p ** setting.length, ('log_likelihood', setting.length * np.log(p)), 0.0
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #26ff2fa6
+
 @_task('artefact, Brier', 'metric artefact|smooth', 'smooth')
 def _artefact_brier(u, setting, rng):
     p = _token_accuracy(u, rng)
@@ -93,7 +93,7 @@ def _emergent_step(u, setting, rng):
     on = _step(u, rng)
     return on * (0.5 + 0.3 * u), ('token_edit_distance', 6 - 4 * on - 0.5 * u), 0.0
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #2fe7fffc
+
 @_task('step above chance', 'emergent', 'emergent')
 def _emergent_choice(u, setting, rng):
     on = _step(u, rng)
@@ -105,7 +105,7 @@ def _emergent_hinge(u, setting, rng):
     past = np.maximum(u - u[-max(len(u) // 2, 2) - 1], 0)
     return 1.6 * past, ('token_edit_distance', 6 - 9 * past), 0.0
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #691af5d2
+
 @_task('step of a loss', '', 'emergent')
 def _loss_step(u, setting, rng):
     return None, ('loss', 3 - 0.4 * u - 1.2 * _step(u, rng)), None
@@ -114,13 +114,13 @@ def _loss_step(u, setting, rng):
 @_task('guesses', 'at chance')
 def _guesses(u, setting, rng): return 0.25 + 0 * u, None, 0.25
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #b72c8b08
+
 @_task('constant answer', 'at chance')
 def _constant(u, setting, rng):
     share = round(rng.uniform(0.3, 0.45) * setting.n) / setting.n
     return np.where(rng.random(len(u)) < 0.85, share, 1 - share), 'exactly', 0.5
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #4854e859
+
 @_task('floor', 'at chance')
 def _floor(u, setting, rng): return 0.0005 * u, None, 0.0
 
@@ -130,7 +130,7 @@ def _six_items(u, setting, rng):
     on = _step(u, rng)
     return 0.9 * on, ('token_edit_distance', 6 - 4 * on), 0.0
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #8edea74e
+
 @_task('inverse scaling', 'smooth|undecided|at chance', 'smooth')
 def _inverse(u, setting, rng): return 0.6 - 0.4 * u, ('loss', 2 + u), 0.0
 
@@ -139,7 +139,7 @@ def _inverse(u, setting, rng): return 0.6 - 0.4 * u, ('loss', 2 + u), 0.0
 def _u_shape(u, setting, rng):
     return 0.2 + 1.6 * (u - 0.5) ** 2, ('probability', 0.2 + 2 * (u - 0.5) ** 2), 0.0
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #fd16580f
+
 @_task('ceiling', 'smooth')
 def _ceiling(u, setting, rng): return 0.97 + 0.02 * u, None, 0.25
 
@@ -148,12 +148,12 @@ def _ceiling(u, setting, rng): return 0.97 + 0.02 * u, None, 0.25
 def _power_law(u, setting, rng):
     return None, ('loss', 1.5 + 2 * np.exp(-rng.uniform(1, 4) * u)), None
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #1e0ed2c6
+
 @_task('perplexity', '', 'smooth')
 def _perplexity(u, setting, rng):
     return None, ('perplexity', np.exp(1 + 4 * np.exp(-rng.uniform(1, 3) * u))), None
 
-# %% ../../nbs/evaluation/57_emergence_errors.ipynb #d153c43c
+
 @_task('no change', '', 'smooth|undecided')
 def _no_change(u, setting, rng): return None, ('loss', 2 + 0 * u + 0.5 * setting.scatter), None
 

@@ -36,7 +36,7 @@ def _above(values: np.ndarray, n: np.ndarray, chance: float, level: float) -> np
     p = stats.binom.sf(np.round(values * n) - 1, n, np.maximum(chance, 1 / n))
     return p < level / values.shape[-1]
 
-# %% ../../nbs/evaluation/56_onsets.ipynb #d86e3f41
+
 def _first_lasting(above: np.ndarray) -> np.ndarray:
     "The first place from which on all are above; the number of scales if there is none"
     lasting = np.flip(np.minimum.accumulate(np.flip(above, -1), -1), -1)
@@ -73,7 +73,7 @@ def _need_items(curve: Curve) -> None:
 # %% ../../nbs/evaluation/56_onsets.ipynb #9cb6c0b9
 _MIDS, _WIDTHS = np.linspace(-0.2, 1.2, 57), (0.05, 0.1, 0.2, 0.35, 0.5, 0.8, 1.2)
 
-# %% ../../nbs/evaluation/56_onsets.ipynb #809dca49
+
 def _best_midpoint(x: np.ndarray, rise: np.ndarray) -> float:
     "The midpoint of the logistic with free height that fits best"
     low, span = x.min(), np.ptp(x)
@@ -124,7 +124,7 @@ def _turn(fine: np.ndarray) -> int | None:
     if fine[-1] <= 0 or (fine > 0).all(): return None
     return int(np.flatnonzero(fine <= 0)[-1]) + 1
 
-# %% ../../nbs/evaluation/56_onsets.ipynb #f44d37c8
+
 def _difference_error(first: Curve, second: Curve) -> np.ndarray:
     "Standard error of a difference at each scale; its scatter about a line if nothing is known"
     errors = [np.zeros(len(first.scales)) if o is None else o for o in map(noise, (first, second))]
@@ -158,7 +158,7 @@ def crossing(
 # %% ../../nbs/evaluation/56_onsets.ipynb #a547f0ba
 CHAIN = ('log_likelihood', 'probability', 'choice_probability', 'accuracy')
 
-# %% ../../nbs/evaluation/56_onsets.ipynb #04c766ee
+
 def choice_metrics(
     logprobs: np.ndarray,  # (scales, items, choices): log-probability of each choice
     gold: np.ndarray,      # (items,): which choice is right

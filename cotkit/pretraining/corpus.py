@@ -51,7 +51,7 @@ def as_document(
 # %% ../../nbs/pretraining/41_corpus.ipynb #b9f586ec
 def _digest(text: str) -> bytes: return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
-# %% ../../nbs/pretraining/41_corpus.ipynb #68fc65aa
+
 def split_of_document(
     document: Document,   # any
     validation: float,    # share of documents that are never trained on
@@ -63,7 +63,7 @@ def split_of_document(
 # %% ../../nbs/pretraining/41_corpus.ipynb #138da91a
 _WORD = re.compile(r'[^\W_]+')
 
-# %% ../../nbs/pretraining/41_corpus.ipynb #52adb173
+
 def document_words(
     text: str,      # any
 ) -> list[str]:     # in lower case
@@ -152,7 +152,7 @@ class _BlockFile:
 # %% ../../nbs/pretraining/41_corpus.ipynb #c216ca3c
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# %% ../../nbs/pretraining/41_corpus.ipynb #eaef921a
+
 @contextmanager
 def whole_folder(
     path: Path,          # which must not exist
@@ -214,7 +214,7 @@ class _SplitWriter:
 # %% ../../nbs/pretraining/41_corpus.ipynb #d71dd39c
 _MANIFEST, _VERSION = 'manifest.json', 1
 
-# %% ../../nbs/pretraining/41_corpus.ipynb #c152d12c
+
 def _file_hash(path: Path) -> dict[str, Any]:
     "Size and SHA-256 of a file"
     digest = hashlib.sha256()

@@ -188,7 +188,8 @@ def _check_readme(file: Path) -> None:
 
 # %% ../../nbs/reporting/62_publish.ipynb #c3feaabb
 _APPLES = Problem('apples-1', 'Ann has 3 apples. She buys 4 bags with 2 apples each. '
-                  'How many apples does Ann have now?', '11')
+                  'How many apples does Ann have now?', '11',
+                  gold_steps=('4 bags hold 4 * 2 = 8 apples.', 'Ann has 3 + 8 = 11 apples.'))
 _USE = '''It expects this form of prompt:
 
 {plain}
