@@ -115,5 +115,7 @@ if __name__ == '__main__':
         if page.exports and page.median_export > 12: found.append(f'median export {page.median_export}')
         if page.longest_function_cell > 45: found.append(f'longest export cell {page.longest_function_cell}')
         if page.exports and max(page.export_lengths) > 60: found.append(f'longest class {max(page.export_lengths)}')
+        prose = sum(kind == 'markdown' for kind, _ in page.cells)
+        if prose < 0.6 * len(page.exports): found.append(f'{prose} cells of prose for {len(page.exports)} exports')
         if signatures: found.append(f'signatures {signatures}')
         if found: print(f'{page.name}: {"; ".join(found)}')
