@@ -21,7 +21,7 @@ $(READY): settings.ini constraints.txt setup.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,notebooks,serving]'
 	touch $(READY)
 
-demo: $(READY) ## the main job, offline, in a few minutes: teacher -> ledger -> curation -> three students -> report
+demo: $(READY) ## the main job, offline, in a few minutes: teacher -> store -> curation -> three students -> report
 	$(BIN)/cotkit demo
 
 test: $(READY) ## everything: notebooks, properties, references, faults, strict site build in a browser

@@ -17,20 +17,10 @@ from cotkit.models.tokenizers import train_tokenizer
 from cotkit.pretraining.config import PretrainConfig, read_rung
 from cotkit.pretraining.ladder import ROPE_BASE, make_rung, training_flops
 from cotkit.training.trainer import Monitor, StudentTrainer
-from measured import Measured, clock
+from measured import Measured, clock, matrix_limit
 
 CONTEXT, ROUNDS = 128, 3
 CASES = (('32x2', 2000, 16, 20), ('128x2', 2000, 16, 10), ('128x8', 15_000, 8, 4), ('256x2', 15_000, 8, 4))  # rung, vocabulary, sequences, steps
-
-
-def matrix_limit(seconds: float = 1.0, size: int = 1024) -> float:
-    "GFLOP/s of large single-precision products"
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    count, begin = 0, time.process_time()
-    while time.process_time() - begin < seconds:
-        a @ b
-        count += 1
-    return count * 2 * size**3 / (time.process_time() - begin) / 1e9
 
 
 def model_of(rung, vocabulary, tokenizer) -> Student:
@@ -85,7 +75,7 @@ def main() -> None:
         rung, blocks = read_rung(name), np.random.default_rng(0).integers(3, vocabulary, (sequences * steps, CONTEXT)).astype(np.uint16)
         limits, plain, mine = [], [], []
         for _ in range(ROUNDS):
-            limits.append(matrix_limit())
+            limits.append(matrix_limit(time.process_time))
             plain.append(plain_loop(model_of(rung, vocabulary, tokenizer), blocks, sequences, steps))
             mine.append(ours(model_of(rung, vocabulary, tokenizer), blocks, sequences, steps, rung))
         tokens, limit = sequences * CONTEXT, max(limits)

@@ -15,19 +15,9 @@ from cotkit.training.trainer import Monitor, StudentTrainer
 from cotkit.data.formats import ZeroShotCoT, examples_from, gold_rationale
 from cotkit.models.students import make_student, parameter_count
 from cotkit.data.word_problems import word_problems
-from measured import Measured, clock
+from measured import Measured, clock, matrix_limit
 
 STEPS, ROUNDS, BATCH = 150, 3, 8
-
-
-def matrix_limit(seconds: float = 1.0, size: int = 1024) -> float:
-    "GFLOP/s of large single-precision products"
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    count, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < seconds:
-        a @ b
-        count += 1
-    return count * 2 * size**3 / (time.perf_counter() - begin) / 1e9
 
 
 def new_student(problems):

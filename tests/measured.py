@@ -1,6 +1,7 @@
 "What the benchmarks share: what they measured on the screen, and in the file that BENCH_RECORDS names if it names one"
 import json
 import os
+import time
 from pathlib import Path
 
 from cotkit.data.records import git_commit
@@ -8,7 +9,6 @@ from cotkit.data.records import git_commit
 
 def clock():
     "A callback of a `Trainer` that knows the `seconds` from the first step's begin to the last step's end, without what is done once"
-    import time
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
@@ -17,6 +17,17 @@ def clock():
 
         def on_step_end(self, args, state, control, **kwargs): self.seconds = time.perf_counter() - self.begin
     return Clock()
+
+
+def matrix_limit(timer=time.perf_counter, seconds: float = 1.0, size: int = 1024) -> float:
+    "GFLOP/s of large single-precision products"
+    import torch
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    count, begin = 0, timer()
+    while timer() - begin < seconds:
+        a @ b
+        count += 1
+    return count * 2 * size**3 / (timer() - begin) / 1e9
 
 
 class Measured:

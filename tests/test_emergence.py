@@ -16,7 +16,7 @@ from cotkit.data.core import CotkitError
 from cotkit.evaluation.emergence import Criteria, judge
 from cotkit.evaluation.emergence_errors import TASKS, TRUTH, Setting, error_rates, simulate_task
 from cotkit.evaluation.emergence_tables import Curve, TableColumns, curves_of, is_score, lower_is_better, read_curves, read_number, rows_of
-from cotkit.evaluation.emergence_tests import break_test, chance_test, constant_answer, emergence_score, find_jump, smooth_null
+from cotkit.evaluation.emergence_tests import hinge_test, chance_test, constant_answer, emergence_score, find_jump, smooth_null
 from cotkit.evaluation.onsets import choice_curves, crossing, metric_chain, midpoint, onset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +60,7 @@ def test_the_null_grows_with_the_number_of_scales():
 def test_a_break_test_holds_its_level():
     "On straight lines with normal noise at most a twentieth breaks"
     rng = np.random.default_rng(0)
-    p = [break_test(Curve('a', 't', 'loss', SCALES, 3 - 0.2 * np.arange(10) + rng.normal(0, 0.1, 10), lower=True))[0] for _ in range(300)]
+    p = [hinge_test(Curve('a', 't', 'loss', SCALES, 3 - 0.2 * np.arange(10) + rng.normal(0, 0.1, 10), lower=True))[0] for _ in range(300)]
     assert np.mean(np.array(p) < 0.05) <= 0.08
 
 

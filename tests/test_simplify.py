@@ -16,7 +16,7 @@ from cotkit.app.cli import main
 from cotkit.data.core import CotkitError, read_jsonl
 from cotkit.pretraining import scan as scans
 from cotkit.pretraining.buffers import join_texts, normalise_buffer
-from cotkit.pretraining.normalise import PUNCTUATION, normalise, unwrap
+from cotkit.pretraining.normalise import PUNCTUATION, normalise_text, unwrap
 from cotkit.pretraining.scan import Scanner, WordTable, find_spans
 from cotkit.pretraining.simplify import audit, simplify, simplify_dataset
 from cotkit.pretraining.spans import REFERENCE, SEPARATORS, SpanRule, plain_spans
@@ -132,7 +132,7 @@ def test_a_buffer_is_normalised_like_its_texts(texts):
     buffer, ends = normalise_buffer(*join_texts(texts))
     starts = [0, *(ends + 2)]
     for text, start, end in zip(texts, starts, ends):
-        assert buffer[start:end].decode().rstrip('\n') == normalise(text).rstrip('\n')  # a carriage return may go with the separator
+        assert buffer[start:end].decode().rstrip('\n') == normalise_text(text).rstrip('\n')  # a carriage return may go with the separator
         assert buffer[end:end + 2] == b'\n\n'
     assert unwrap(unwrap(texts[0])) == unwrap(texts[0])
 
@@ -180,7 +180,7 @@ def test_wraps_are_undone_and_verse_is_not():
 
 
 def test_normalising_twice_is_once():
-    for text in ('‘Ann’s’\u00a0“apples”…\r\n—\rnow\u2028then', 'a\n' * 50, 'x ' * 60 + '\n' + 'y'): assert normalise(normalise(text)) == normalise(text)
+    for text in ('‘Ann’s’\u00a0“apples”…\r\n—\rnow\u2028then', 'a\n' * 50, 'x ' * 60 + '\n' + 'y'): assert normalise_text(normalise_text(text)) == normalise_text(text)
 
 
 # Vocabularies
@@ -235,7 +235,7 @@ def test_an_audit_accounts_for_every_word(books, children, kind):
 def words_of(text):
     "A text as its words with spaces between, by another way than the package's"
     import re
-    return ' '.join(re.findall(r"(?:[^\W\d_]|[^\x00-\x7f])+(?:'(?:[^\W\d_]|[^\x00-\x7f])+)*|[0-9]+", normalise(text)))
+    return ' '.join(re.findall(r"(?:[^\W\d_]|[^\x00-\x7f])+(?:'(?:[^\W\d_]|[^\x00-\x7f])+)*|[0-9]+", normalise_text(text)))
 
 
 def test_knowing_the_costliest_word_wins_what_the_audit_says():

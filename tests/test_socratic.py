@@ -6,7 +6,7 @@ import json
 import pytest, torch
 
 from cotkit.app.cli import main
-from cotkit.app.recipes import content_hash
+from cotkit.app.recipes import path_hash
 from cotkit.data.core import CotkitError, Problem, write_jsonl
 from cotkit.data.formats import examples_from, gold_rationale
 from cotkit.data.socratic_formats import Decomposer, Solver, Unified
@@ -159,10 +159,10 @@ report: {{title: Dialogues}}
     assert main(['run', str(recipe)]) == 0
     assert {p: p.stat().st_mtime_ns for p in (tmp_path/'out').rglob('*.json')} == before  # nothing is done twice
     pair = tmp_path/'out'/'students'/'pair'
-    known = content_hash(pair)
+    known = path_hash(pair)
     (pair/'decomposer'/'history.jsonl').write_text('')
-    assert content_hash(pair) == known
+    assert path_hash(pair) == known
     (pair/'solver'/'student'/'cotkit.json').write_text('{}')
-    assert content_hash(pair) != known
+    assert path_hash(pair) != known
     recipe.write_text(recipe.read_text().replace('unified: true', 'unifed: true'))
     assert 'unified' in refusal(capsys, 'run', recipe)

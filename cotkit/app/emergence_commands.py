@@ -79,7 +79,7 @@ def run_emergence(
     verdicts = judge(curves, criteria)
     summary: dict[str, Any] = {'curves': CurveTable(map(curve_summary, verdicts))}
     if config.figure:
-        from cotkit.reporting.emergence_figures import save_figures
+        from cotkit.reporting.emergence_figures import save_verdicts
         label = columns.scale_column.replace('_', ' ')
-        summary['figure'] = str(save_figures(config.figure, curves, verdicts, label))
+        summary['figure'] = str(save_verdicts(config.figure, curves, verdicts, label))
     return summary

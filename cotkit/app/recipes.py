@@ -21,7 +21,7 @@ from ..data.core import CotkitError, atomic_write
 # %% auto #0
 __all__ = ['COMMANDS', 'STAGES', 'IMPORTED', 'inner_dataclass', 'leaf_fields', 'leaf_values', 'Command', 'command',
            'load_commands', 'read_value', 'Place', 'close_match', 'read_settings', 'default_of', 'read_yaml', 'Job',
-           'Recipe', 'read_recipe', 'plan', 'import_file', 'content_hash', 'job_hash', 'run_job', 'run_recipe']
+           'Recipe', 'read_recipe', 'plan', 'import_file', 'path_hash', 'job_hash', 'run_job', 'run_recipe']
 
 # %% ../../nbs/app/72_recipes.ipynb #d0c101fc
 def inner_dataclass(
@@ -452,7 +452,7 @@ def import_file(
 _WHERE = ('out', 'store', 'resume')  # settings on which no result depends
 
 
-def content_hash(
+def path_hash(
     path: str | Path,  # a file or folder; of a training run the student counts, not its card
 ) -> str:              # 16 hexadecimal digits
     "SHA-256 over names and contents, shortened"
@@ -486,7 +486,7 @@ def job_hash(
     values = {k: v for each in made.values() for k, v in leaf_values(each).items()}
     settings = {k: str(v) for k, v in sorted(values.items()) if k not in _WHERE}
     files = {*_inputs(values), *map(str, IMPORTED)}
-    contents = {path: content_hash(path) for path in sorted(files)}
+    contents = {path: path_hash(path) for path in sorted(files)}
     text = json.dumps([job.stage, settings, contents], ensure_ascii=False)
     return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]
 

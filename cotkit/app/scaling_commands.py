@@ -103,14 +103,15 @@ def _break(table: LossTable, how: FitConfig) -> dict[str, Any]:
 # %% ../../nbs/app/74_scaling_commands.ipynb #7befe1d7
 def _draw(path: Path, fit: ScalingFit, table: LossTable, held_out: HeldOut | None) -> None:
     "Write the figures of a fit"
-    from cotkit.reporting.scaling_figures import held_out_figure, save_figures, scaling_figure
+    from cotkit.reporting.html import Page, save_page
+    from cotkit.reporting.scaling_figures import held_out_figure, scaling_figure
     scales = fit.law.scales
     figures = {f'Loss against {scale}': scaling_figure(fit, table, scale) for scale in scales}
     if len(scales) > 1: figures['Loss against compute'] = scaling_figure(fit, table, 'flops')
     if held_out: figures['Held-out runs, predicted and reached'] = held_out_figure(held_out)
     said = '\n\n'.join([*(f'{name} = {text}' for name, text in fit.rows().items()),
                         f'Objective {fit.objective:.6g}, {fit.n:,} rows.', str(fit.condition)])
-    save_figures(path, figures, said)
+    save_page(path, Page('Scaling law', said, figures))
 
 # %% ../../nbs/app/74_scaling_commands.ipynb #e2a748fa
 @command('scaling', 'cotkit scaling losses.csv --predict params=7e9,tokens=1e12')

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..data.core import Row
 from .emergence_tables import Curve, noise
-from .emergence_tests import Prediction, Shapes, break_test, chance_test
+from .emergence_tests import Extrapolation, Shapes, chance_test, hinge_test
 from .emergence_tests import constant_answer, emergence_score, extrapolate
 from .emergence_tests import find_jump, laws, predict_largest, resolution, shapes
 from .emergence_tests import smooth_null
@@ -41,7 +41,7 @@ class _Evidence:
     constant: float | None
     shapes: Shapes | None
     broken: tuple[float, float]      # p-value of the break test, and the last scale before it
-    jump: Prediction | None          # the cut where what follows is least predictable
+    jump: Extrapolation | None       # the cut where what follows is least predictable
     p_chance: float                  # 1 for continuous metrics
 
     @property
@@ -59,7 +59,7 @@ def _measure(curve: Curve) -> _Evidence:
         baseline = max(curve.chance, constant, other) + 0.5 / (min(curve.n) or 200)
     p = chance_test(curve, baseline) if curve.share else 1.0
     found = shapes(curve) if len(curve.scales) > 2 else None
-    return _Evidence(curve, baseline, constant, found, break_test(curve), find_jump(curve), p)
+    return _Evidence(curve, baseline, constant, found, hinge_test(curve), find_jump(curve), p)
 
 # %% ../../nbs/evaluation/55_emergence.ipynb #bfe8507c
 def _sustained(curve: Curve, before: int) -> bool:

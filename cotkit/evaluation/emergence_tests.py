@@ -16,8 +16,8 @@ from ..data.core import Row
 from .emergence_tables import Curve, noise
 
 # %% auto #0
-__all__ = ['WIDE', 'STEEP', 'emergence_score', 'smooth_null', 'resolution', 'Shapes', 'break_test', 'laws', 'shapes',
-           'extrapolate', 'Prediction', 'predict', 'predict_largest', 'find_jump', 'chance_test', 'constant_answer']
+__all__ = ['WIDE', 'STEEP', 'emergence_score', 'smooth_null', 'resolution', 'Shapes', 'hinge_test', 'laws', 'shapes',
+           'extrapolate', 'Extrapolation', 'predict', 'predict_largest', 'find_jump', 'chance_test', 'constant_answer']
 
 # %% ../../nbs/evaluation/54_emergence_tests.ipynb #fb0f8e09
 def emergence_score(
@@ -118,7 +118,7 @@ class Shapes(Row):
     coefficients: int = 2  # of the best smooth law
 
 # %% ../../nbs/evaluation/54_emergence_tests.ipynb #32173614
-def break_test(
+def hinge_test(
     curve: Curve,              # at least six scales; otherwise p is 1
 ) -> tuple[float, float]:      # p-value, and the last scale before the break
     "One line against a hinge or step upwards"
@@ -220,7 +220,7 @@ def extrapolate(
 
 # %% ../../nbs/evaluation/54_emergence_tests.ipynb #b529e1b4
 @dataclass(frozen=True)
-class Prediction(Row):
+class Extrapolation(Row):
     "What the smaller scales say of the larger ones, and what came"
     observed: float      # mean of the scales predicted
     low: float           # lower end of the 95 % predictive interval by a line
@@ -241,7 +241,7 @@ def predict(
     curve: Curve,          # any curve
     before: int,           # from how many of the smallest scales, at least 3
     after: int | None = None,  # how many of the next ones; 30 % of all if None
-) -> Prediction:           # by a line in log10 of scale
+) -> Extrapolation:           # by a line in log10 of scale
     "Predict the scales that follow the smallest ones"
     from scipy import stats
     after = math.ceil(0.3 * len(curve.scales)) if after is None else after
@@ -249,12 +249,12 @@ def predict(
     observed, expected, error, freedom = extrapolate(curve.x, *laws(curve)['line'], ends)
     half, sign = float(stats.t.ppf(0.975, freedom)) * error, -1 if curve.lower else 1
     low, high = sorted((sign * (expected - half), sign * (expected + half)))
-    return Prediction(sign * observed, low, high, before, observed - expected)
+    return Extrapolation(sign * observed, low, high, before, observed - expected)
 
 # %% ../../nbs/evaluation/54_emergence_tests.ipynb #d3c5b399
 def predict_largest(
     curve: Curve,           # at least four scales
-) -> Prediction | None:     # None if there are fewer
+) -> Extrapolation | None:     # None if there are fewer
     "Predict the largest 30 % of scales from the others"
     before = len(curve.scales) - math.ceil(0.3 * len(curve.scales))
     return predict(curve, before) if before > 2 else None
@@ -262,7 +262,7 @@ def predict_largest(
 # %% ../../nbs/evaluation/54_emergence_tests.ipynb #5fd524be
 def find_jump(
     curve: Curve,       # at least six scales
-) -> Prediction | None: # at the cut where the excess is least likely; None if there are fewer
+) -> Extrapolation | None: # at the cut where the excess is least likely; None if there are fewer
     "Predict what follows each cut, under every law"
     from scipy import stats
     k, later, known = len(curve.scales), math.ceil(0.3 * len(curve.scales)), laws(curve)

@@ -17,11 +17,11 @@ from .emergence_tables import Curve, noise
 from .emergence_tests import emergence_score, resolution
 
 # %% auto #0
-__all__ = ['CHAIN', 'Place', 'onset', 'midpoint', 'crossing', 'choice_metrics', 'choice_curves', 'Link', 'metric_chain']
+__all__ = ['CHAIN', 'ScaleEstimate', 'onset', 'midpoint', 'crossing', 'choice_metrics', 'choice_curves', 'Link', 'metric_chain']
 
 # %% ../../nbs/evaluation/56_onsets.ipynb #e2131df4
 @dataclass(frozen=True)
-class Place(Row):
+class ScaleEstimate(Row):
     "A place on the axis of scale, with its 95 % interval"
     scale: float                  # nan if there is none
     low: float                    # 0 if the interval begins before the smallest scale
@@ -48,7 +48,7 @@ def onset(
     level: float = 0.05,  # of all its tests together
     draws: int = 1000,    # of the bootstrap
     seed: int = 0,        # of the bootstrap
-) -> Place:               # scale nan if it never leaves chance
+) -> ScaleEstimate:       # scale nan if it never leaves chance
     "The first scale from which on a score stays above chance"
     _need_items(curve)
     n, values = np.array(curve.n), np.array(curve.values)
@@ -58,8 +58,8 @@ def onset(
     scales = np.array([*curve.scales, math.inf])
     low, high = scales[np.quantile(places, [0.025, 0.975], method='nearest').astype(int)]
     share, before = float((places < len(n)).mean()), float([0.0, *scales][place])
-    if place == len(n): return Place(math.nan, float(low), math.inf, before, share)
-    return Place(float(scales[place]), float(low), float(high), before, share)
+    if place == len(n): return ScaleEstimate(math.nan, float(low), math.inf, before, share)
+    return ScaleEstimate(float(scales[place]), float(low), float(high), before, share)
 
 # %% ../../nbs/evaluation/56_onsets.ipynb #2d1a183f
 def _need_items(curve: Curve) -> None:
@@ -92,12 +92,13 @@ def midpoint(
     curves: Sequence[Curve],  # scores of one task, of one family or several
     draws: int = 500,         # of the bootstrap over families, or over scales if there is only one
     seed: int = 0,            # of the bootstrap
-) -> Place:                   # an end beyond the scales is 0 or infinite
+) -> ScaleEstimate:           # an end beyond the scales is 0 or infinite
     "Where a score is halfway between chance and its ceiling"
     points = [np.stack([c.x, (np.array(c.values) - c.chance) / (1 - c.chance)]) for c in curves]
     if len(points) == 1: points = list(points[0].T[:, :, None])
     together = np.concatenate(points, 1)
-    if np.ptp(together[0]) == 0 or together[1].max() <= 0: return Place(math.nan, 0.0, math.inf)
+    if np.ptp(together[0]) == 0 or together[1].max() <= 0:
+        return ScaleEstimate(math.nan, 0.0, math.inf)
     rng, found = np.random.default_rng(seed), []
     for _ in range(draws):
         drawn = np.concatenate([points[i] for i in rng.integers(len(points), size=len(points))], 1)
@@ -105,7 +106,7 @@ def midpoint(
     low, high = np.quantile(found, [0.025, 0.975]) if found else (-math.inf, math.inf)
     low = 10 ** float(low) if together[0].min() <= low else 0.0
     high = 10 ** float(high) if high <= together[0].max() else math.inf
-    return Place(10 ** _best_midpoint(*together), low, high)
+    return ScaleEstimate(10 ** _best_midpoint(*together), low, high)
 
 # %% ../../nbs/evaluation/56_onsets.ipynb #e58b0b00
 def _smooth_difference(x: np.ndarray, d: np.ndarray) -> np.ndarray:
@@ -138,7 +139,7 @@ def crossing(
     second: Curve,     # the one that it is held against, at the same scales
     draws: int = 1000, # of the bootstrap
     seed: int = 0,     # of the bootstrap
-) -> Place:            # scale nan if the first does not overtake the second
+) -> ScaleEstimate:    # scale nan if the first does not overtake the second
     "The scale from which on one curve lies above another"
     if first.scales != second.scales:
         problem = f'{first.name} and {second.name} have different scales'
@@ -152,7 +153,7 @@ def crossing(
     low, high = np.quantile(places, [0.025, 0.975]) if places else (0.0, math.inf)
     turn = _turn(_smooth_difference(x, d))
     never = np.mean([o is None and f[-1] <= 0 for o, f in zip(turns, drawn)])
-    return Place(math.nan if turn is None else float(grid[turn]), float(low),
+    return ScaleEstimate(math.nan if turn is None else float(grid[turn]), float(low),
                  math.inf if never > 0.025 else float(high), share=len(places) / draws)
 
 # %% ../../nbs/evaluation/56_onsets.ipynb #a547f0ba

@@ -130,7 +130,7 @@ def normalise_buffer(
     encoded: bytes,             # what `join_texts` made
     ends: np.ndarray,           # where its documents end
 ) -> tuple[bytes, np.ndarray]:  # normalised, and where they end now
-    "What `normalise` does, to all documents of a buffer"
+    "What `normalise_text` does, to all documents of a buffer"
     buffer, plain = np.frombuffer(encoded, np.uint8), encoded.isascii()
     broken = any(byte in encoded for byte in (b'\r', b'\x0b', b'\x0c'))
     changed = broken or not plain

@@ -9,7 +9,7 @@ import re
 from itertools import pairwise
 
 # %% auto #0
-__all__ = ['PUNCTUATION', 'WRAP_WIDTHS', 'unwrap', 'normalise']
+__all__ = ['PUNCTUATION', 'WRAP_WIDTHS', 'unwrap', 'normalise_text']
 
 # %% ../../nbs/pretraining/36_normalise.ipynb #26617937
 PUNCTUATION: dict[str, str] = {
@@ -56,7 +56,7 @@ def unwrap(
     return '\n'.join(map(_join_lines, paragraphs[1:]))
 
 # %% ../../nbs/pretraining/36_normalise.ipynb #bf601adc
-def normalise(
+def normalise_text(
     text: str,  # as it was typed, scanned or exported
 ) -> str:       # with straight quotes, `\n` as its line break, and unwrapped paragraphs
     "A text in the one spelling that the `clean` rule reads"

@@ -20,7 +20,7 @@ from .spans import Span, SpanRule
 from .vocabulary import Vocabulary, word_key
 
 # %% auto #0
-__all__ = ['BATCH', 'T', 'THRESHOLDS', 'batches', 'SpanBatch', 'simplify_batches', 'simplify', 'simplify_dataset', 'Loss',
+__all__ = ['BATCH', 'T', 'THRESHOLDS', 'batches', 'SpanBatch', 'simplify_batches', 'simplify', 'simplify_dataset', 'WordCost',
            'Audit', 'audit', 'nothing_kept']
 
 # %% ../../nbs/pretraining/40_simplify.ipynb #76c8f7d2
@@ -152,7 +152,7 @@ def simplify_dataset(
                        remove_columns=names, **shared)
 
 # %% ../../nbs/pretraining/40_simplify.ipynb #ecc5fc2d
-class Loss(NamedTuple):
+class WordCost(NamedTuple):
     "An unknown word, and what it costs"
     word: str           # by its key, or as `reference` compares it
     ended: int          # spans that it ended, kept or not
@@ -176,10 +176,10 @@ class Audit:
 
     def costliest(self,
         count: int = 10,  # how many
-    ) -> list[Loss]:
+    ) -> list[WordCost]:
         "The unknown words that cost most: at most so much would be won by knowing one of them"
         ranked = sorted(self.words_lost.items(), key=lambda item: (-item[1], item[0]))[:count]
-        return [Loss(word, self.ended[word], lost) for word, lost in ranked]
+        return [WordCost(word, self.ended[word], lost) for word, lost in ranked]
 
     def to_dict(self) -> dict[str, Any]:
         "As values for JSON"

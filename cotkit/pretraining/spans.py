@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Callable, Literal, NamedTuple
 
 from ..data.core import CotkitError
-from .normalise import normalise
+from .normalise import normalise_text
 from .vocabulary import LETTER, Vocabulary, word_key
 
 # %% auto #0
-__all__ = ['SEPARATORS', 'REFERENCE', 'CLEAN', 'READINGS', 'SpanRule', 'Span', 'Reading', 'known_words', 'plain_spans',
+__all__ = ['SEPARATORS', 'REFERENCE', 'CLEAN', 'READINGS', 'SpanRule', 'Span', 'TextRules', 'known_words', 'plain_spans',
            'cut_span']
 
 # %% ../../nbs/pretraining/38_spans.ipynb #f5335e01
@@ -51,7 +51,7 @@ class Span(NamedTuple):
 
 # %% ../../nbs/pretraining/38_spans.ipynb #217825a7
 @dataclass(frozen=True)
-class Reading:
+class TextRules:
     "How a text is cut into words"
     prepare: Callable[[str], str]      # what is done to a text first
     token: re.Pattern                  # words, numbers and separators, one after the other
@@ -65,7 +65,7 @@ SEPARATORS = ' .,:;?!\n\t-()[]{}=<>"\'&^%$#@*+/|\\~'   # of the published progra
 _SEPARATOR = f'[{re.escape(SEPARATORS)}]'
 _OTHER = f'[^0-9{re.escape(SEPARATORS)}]'
 
-REFERENCE = Reading(
+REFERENCE = TextRules(
     prepare=str,
     token=re.compile(f'[0-9]+|(?<=[0-9]){_SEPARATOR}{_OTHER}+|{_OTHER}+|{_SEPARATOR}'),
     word=re.compile(f'{_SEPARATOR}?{_OTHER}|[0-9]'),
@@ -73,14 +73,14 @@ REFERENCE = Reading(
     before=re.compile('[ \n]*'), after=' \n')
 
 # %% ../../nbs/pretraining/38_spans.ipynb #c200103b
-CLEAN = Reading(
-    prepare=normalise,
+CLEAN = TextRules(
+    prepare=normalise_text,
     token=re.compile(f"[0-9]+|[{LETTER}]+(?:'[{LETTER}]+)*|[^0-9{LETTER}]"),
     word=re.compile(f'[0-9{LETTER}]'),
     sentence_end=re.compile(f'[.?!](?![0-9{LETTER}])|\n'),
     before=re.compile(r'''(?:["')\]}.?!]*[ \n\t])?[ \n\t]*'''), after=' \n\t')
 
-READINGS: dict[str, Reading] = {'clean': CLEAN, 'reference': REFERENCE}
+READINGS: dict[str, TextRules] = {'clean': CLEAN, 'reference': REFERENCE}
 
 # %% ../../nbs/pretraining/38_spans.ipynb #4839ccbc
 _LOWER = str.maketrans({chr(code): chr(code + 32) for code in range(ord('A'), ord('Z') + 1)})

@@ -15,11 +15,11 @@ from typing import Any, BinaryIO, Iterable, Iterator, Mapping
 from ..data.core import CotkitError, atomic_write, parse_line
 
 # %% auto #0
-__all__ = ['TEXT_ENDINGS', 'Document', 'file_kind', 'unzipped', 'data_files', 'read_documents', 'write_rows', 'check_output']
+__all__ = ['TEXT_ENDINGS', 'TextRow', 'file_kind', 'unzipped', 'data_files', 'read_documents', 'write_rows', 'check_output']
 
 # %% ../../nbs/pretraining/37_text_files.ipynb #b7d8c4ea
 @dataclass(frozen=True)
-class Document:
+class TextRow:
     "A text, and where it stands"
     text: str
     id: str     # of its row; otherwise the name of its file, with the line if it has many
@@ -100,7 +100,7 @@ _KNOWN = '.jsonl, .txt, both also with .gz .xz .zst .bz2; .parquet'
 def read_documents(
     paths: Iterable[str | Path],    # files and folders
     column: str = 'text',           # where a row has its text
-) -> Iterator[Document]:            # one by one
+) -> Iterator[TextRow]:            # one by one
     "The documents of a corpus"
     before = 0
     for path in data_files(paths):
@@ -117,17 +117,17 @@ def _check_text(head: bytes, path: Path) -> None:
     if b'\0' in head: raise CotkitError('is a binary file', 'Give texts in UTF-8.', path)
 
 # %% ../../nbs/pretraining/37_text_files.ipynb #ffd857fd
-def _text_document(raw: BinaryIO, path: Path, zipped: str) -> Document:
+def _text_document(raw: BinaryIO, path: Path, zipped: str) -> TextRow:
     "A file as one document"
     with unzipped(raw, path, zipped) as f: content = f.read()
     _check_text(content[:8192], path)
-    try: return Document(content.decode('utf-8-sig'), path.name, raw.tell())
+    try: return TextRow(content.decode('utf-8-sig'), path.name, raw.tell())
     except UnicodeDecodeError as e:
         line = content.count(b'\n', 0, e.start) + 1
         raise CotkitError(f'not UTF-8 at byte {e.start}', 'Save it as UTF-8.', path, line) from None
 
 # %% ../../nbs/pretraining/37_text_files.ipynb #9c186d4c
-def _line_documents(raw: BinaryIO, path: Path, zipped: str, column: str) -> Iterator[Document]:
+def _line_documents(raw: BinaryIO, path: Path, zipped: str, column: str) -> Iterator[TextRow]:
     "The documents of JSON lines"
     with unzipped(raw, path, zipped) as f:
         for number, line in enumerate(f, 1):
@@ -147,16 +147,16 @@ def _check_surrogates(text: str, path: Path, number: int, column: str) -> None:
 
 # %% ../../nbs/pretraining/37_text_files.ipynb #d31ee5c6
 def _row_document(row: Mapping[str, Any], column: str, path: Path, number: int,
-                  read: int) -> Document:
+                  read: int) -> TextRow:
     "A row as a document"
     text, id = row[column], row.get('id')
     if not isinstance(text, str):
         what = 'is missing' if text is None else f'is a {type(text).__name__}, not a text'
         raise CotkitError(what, 'Give a text, or name another column.', path, number, column)
-    return Document(text, f'{path.name}:{number}' if id is None else str(id), read)
+    return TextRow(text, f'{path.name}:{number}' if id is None else str(id), read)
 
 # %% ../../nbs/pretraining/37_text_files.ipynb #f6850b11
-def _parquet_documents(raw: BinaryIO, path: Path, column: str) -> Iterator[Document]:
+def _parquet_documents(raw: BinaryIO, path: Path, column: str) -> Iterator[TextRow]:
     "The documents of a Parquet file"
     size, number = path.stat().st_size, 0
     for rows, total in _parquet_rows(raw, path, column):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Iterable, Iterator, Mapping
 
 from ..data.core import CotkitError, atomic_write
-from .normalise import normalise
+from .normalise import normalise_text
 
 # %% auto #0
 __all__ = ['LETTER', 'word_key', 'count_words', 'Vocabulary', 'read_vocabulary']
@@ -37,7 +37,7 @@ def count_words(
 ) -> Counter[str]:         # how often each occurs, by its key
     "The words of a corpus"
     counts = Counter()
-    for text in texts: counts.update(map(word_key, _WORD.findall(normalise(text))))
+    for text in texts: counts.update(map(word_key, _WORD.findall(normalise_text(text))))
     return counts
 
 # %% ../../nbs/pretraining/37_vocabulary.ipynb #2f1df24e

@@ -14,18 +14,17 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..data.answers import wilson
-from ..data.core import CotkitError, atomic_write
 from ..evaluation.emergence import Verdict
 from ..evaluation.emergence_tables import Curve, noise
 from ..evaluation.emergence_tests import find_jump, predict_largest, shapes
 from .figures import INK, NotebookFigure, in_style, series_style
-from .html import Page, html_report
+from .html import Page, save_page
 
 # %% auto #0
-__all__ = ['error_bars', 'emergence_figure', 'save_figures']
+__all__ = ['curve_error_bars', 'emergence_figure', 'save_verdicts']
 
 # %% ../../nbs/reporting/64_emergence_figures.ipynb #73a436b7
-def error_bars(
+def curve_error_bars(
     curve: Curve,    # any curve
 ) -> np.ndarray:     # (2, scales): how far each interval reaches below and above
     "95 % intervals of the points of a curve"
@@ -53,7 +52,7 @@ def _reference_lines(axes: Any, curves: Sequence[Curve]) -> None:
 # %% ../../nbs/reporting/64_emergence_figures.ipynb #c7022ed8
 def _draw_curve(axes: Any, curve: Curve, verdict: Verdict | None, style: dict, label: str) -> None:
     "A curve with its intervals, and what was predicted of its largest scales"
-    _, _, bars = axes.errorbar(curve.scales, curve.values, error_bars(curve), elinewidth=1.2,
+    _, _, bars = axes.errorbar(curve.scales, curve.values, curve_error_bars(curve), elinewidth=1.2,
                                capsize=2, markersize=5, linewidth=1.6, label=label, **style)
     for bar in bars: bar.set_alpha(0.6)
     if verdict is None: return
@@ -81,8 +80,8 @@ def _verdict_words(axes: Any, verdicts: Sequence[tuple[Verdict, str]]) -> None:
 # %% ../../nbs/reporting/64_emergence_figures.ipynb #10611a2e
 def _limits(axes: Any, curves: Sequence[Curve]) -> None:
     "Limits of the y axis: a score's from 0, with room for the words above"
-    low = min(float(np.min(np.array(c.values) - error_bars(c)[0])) for c in curves)
-    high = max(float(np.max(np.array(c.values) + error_bars(c)[1])) for c in curves)
+    low = min(float(np.min(np.array(c.values) - curve_error_bars(c)[0])) for c in curves)
+    high = max(float(np.max(np.array(c.values) + curve_error_bars(c)[1])) for c in curves)
     if curves[0].share: low, high = 0.0, max(high, *(c.chance * 1.1 for c in curves), 0.02)
     room = (high - low) or abs(high) or 1.0
     axes.set_ylim(low - 0.04 * room, high + 0.28 * room)
@@ -159,30 +158,21 @@ def _legend(figure: Figure, panels: np.ndarray, styles: dict[str, dict]) -> None
     columns = _legend_columns(list(styles), figure.get_figwidth())
     figure.legend(handles, list(styles), loc='outside lower center', ncols=columns)
 
-# %% ../../nbs/reporting/64_emergence_figures.ipynb #893ccb31
-_KINDS = ('.html', '.png', '.svg', '.pdf')
-
 # %% ../../nbs/reporting/64_emergence_figures.ipynb #d4b50cd7
-def save_figures(
+def save_verdicts(
     path: str | Path,             # .html for a page with all tasks, or .png, .svg, .pdf
     curves: Sequence[Curve],      # of a table
     verdicts: Sequence[Verdict],  # what `judge` said of them
     x: str = 'scale',             # label of the x axis
 ) -> Path:                        # the file
     "Write the figures of a table"
-    path, tasks = Path(path), list(dict.fromkeys(c.task for c in curves))
-    if path.suffix.lower() not in _KINDS:
-        raise CotkitError(f'is {path.name!r}', f'It ends in {", ".join(_KINDS)}.', field='figure')
     def drawn(some: Sequence[str]) -> Figure:
         chosen = [(c, v) for c, v in zip(curves, verdicts) if c.task in some]
         return emergence_figure(*zip(*chosen), x=x)
 
-    if path.suffix.lower() != '.html':
-        with atomic_write(path) as file:
-            drawn(tasks[:4]).savefig(file, format=path.suffix[1:].lower(), dpi=150,
-                                     facecolor='white')
-        return path
-    parts = [tasks[i:i + 2] for i in range(0, min(len(tasks), 60), 2)]
+    path, tasks = Path(path), list(dict.fromkeys(c.task for c in curves))
+    pairs = [tasks[i:i + 2] for i in range(0, min(len(tasks), 60), 2)]
+    parts = pairs if path.suffix.lower() == '.html' else [tasks[:4]]
     figures = {' and '.join(part): drawn(part) for part in parts}
     intro = '\n\n'.join(f'{c.name}: {v.verdict}. {v.why}.' for c, v in zip(curves, verdicts))
-    return html_report(path, page=Page('Emergence', intro, figures))
+    return save_page(path, Page('Emergence', intro, figures))

@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterable, Mapping, Sequence
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from ..data.core import Problem, Rationale, atomic_write
+from ..data.core import CotkitError, Problem, Rationale, atomic_write
 from ..data.records import RunRecord
 from ..evaluation.evaluate import Comparison, Evaluation
 from ..evaluation.statistics import Estimate
@@ -24,7 +24,7 @@ from .figures import (GRID, INK, comparison_table, comparisons, estimates,
 from ..teachers.curate import Curated
 
 # %% auto #0
-__all__ = ['json_block', 'asset', 'inline_svg', 'Page', 'html_report']
+__all__ = ['json_block', 'asset', 'inline_svg', 'Page', 'html_report', 'save_page']
 
 # %% ../../nbs/reporting/61_html.ipynb #2009d9b6
 def json_block(
@@ -301,6 +301,21 @@ def html_report(
         text = _document(page, sections, _subtitle(record))
         temporary.write_text(text, encoding='utf-8', errors='replace')
     return Path(path)
+
+# %% ../../nbs/reporting/61_html.ipynb #dfc30551
+def save_page(
+    path: str | Path,  # HTML for all of it; PNG, SVG or PDF for its first figure
+    page: Page,        # title, introduction and figures
+) -> Path:             # the file
+    "Write figures to a file; a `CotkitError` for a name with another ending"
+    path, kinds = Path(path), ('.html', '.png', '.svg', '.pdf')
+    if (kind := path.suffix.lower()) not in kinds:
+        raise CotkitError(f'is {path.name!r}', f'It ends in: {", ".join(kinds)}.', field='figure')
+    if kind == '.html': return html_report(path, page=page)
+    with atomic_write(path) as temporary:
+        first = next(iter(page.figures.values()))
+        first.savefig(temporary, format=kind[1:], dpi=150, facecolor='white')
+    return path
 
 # %% ../../nbs/reporting/61_html.ipynb #f70d0eef
 def _subtitle(record: RunRecord | None) -> str:

@@ -5,22 +5,20 @@
 # %% ../../nbs/reporting/63_scaling_figures.ipynb #d9c795ce
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..data.core import CotkitError, atomic_write
+from ..data.core import CotkitError
 from ..pretraining.frontiers import Break, compute_optimal, frontier
 from ..pretraining.loss_tables import LossTable, compute_of
 from ..pretraining.scaling import HeldOut, ScalingFit
 from .figures import INK, in_style, new_figure
-from .html import Page, html_report
 
 # %% auto #0
-__all__ = ['cuts', 'shade', 'scaling_figure', 'frontier_figure', 'held_out_figure', 'save_figures']
+__all__ = ['cuts', 'shade', 'scaling_figure', 'frontier_figure', 'held_out_figure']
 
 # %% ../../nbs/reporting/63_scaling_figures.ipynb #5810531f
 _LABELS = {'params': 'parameters', 'tokens': 'training tokens', 'flops': 'compute (FLOPs)'}
@@ -182,21 +180,3 @@ def held_out_figure(
     said = f'relative error {100 * held_out.error:.2f} %'
     axes.set(xlabel='loss reached (nats per token)', ylabel='loss predicted', title=title or said)
     return figure
-
-# %% ../../nbs/reporting/63_scaling_figures.ipynb #ad424ac1
-def save_figures(
-    path: str | Path,               # PNG, SVG, PDF, or HTML for a page with all of them
-    figures: Mapping[str, Figure],  # by caption
-    intro: str = '',                # for the page
-) -> Path:                          # the file
-    "Write the first figure as an image, or a page with all of them"
-    path = Path(path)
-    kinds = '.png', '.svg', '.pdf', '.html'
-    if path.suffix.lower() not in kinds:
-        raise CotkitError(f'is {path.name!r}', f'It ends in: {", ".join(kinds)}.', field='figure')
-    if path.suffix.lower() == '.html':
-        return html_report(path, page=Page('Scaling law', intro, figures))
-    with atomic_write(path) as temporary:
-        first = next(iter(figures.values()))
-        first.savefig(temporary, format=path.suffix[1:].lower(), dpi=150, facecolor='white')
-    return path

@@ -19,8 +19,8 @@ from ..models.tokenizers import Arch, tokenize_targets
 if TYPE_CHECKING: from transformers import PreTrainedTokenizerFast
 
 # %% auto #0
-__all__ = ['Spans', 'utf8_sizes', 'row_splits', 'spans_from_offsets', 'byte_level_bytes', 'metaspace_bytes', 'Vocabulary',
-           'read_vocabulary', 'token_spans', 'spans_of_tokens', 'target_spans', 'Alignment', 'align', 'group_logprobs']
+__all__ = ['Spans', 'utf8_sizes', 'row_splits', 'spans_from_offsets', 'byte_level_bytes', 'metaspace_bytes', 'TokenSpellings',
+           'token_spellings', 'token_spans', 'spans_of_tokens', 'target_spans', 'Alignment', 'align', 'group_logprobs']
 
 # %% ../../nbs/training/32_align.ipynb #914000da
 @dataclass(frozen=True, eq=False)
@@ -142,7 +142,7 @@ def metaspace_bytes(
     return token.replace('▁', ' ').encode(errors='replace')
 
 # %% ../../nbs/training/32_align.ipynb #72e6a9c4
-class Vocabulary:
+class TokenSpellings:
     "What each token of a tokenizer spells, and which token spells what"
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
@@ -194,18 +194,18 @@ class Vocabulary:
 _VOCABULARIES: WeakKeyDictionary = WeakKeyDictionary()
 
 
-def read_vocabulary(
+def token_spellings(
     tokenizer: PreTrainedTokenizerFast,  # any fast tokenizer
-) -> Vocabulary:
+) -> TokenSpellings:
     "The vocabulary of a tokenizer, read once; read again when tokens were added"
     known = _VOCABULARIES.get(tokenizer)
     if known is None or len(known.tokens) != len(tokenizer):
-        known = _VOCABULARIES[tokenizer] = Vocabulary(tokenizer)
+        known = _VOCABULARIES[tokenizer] = TokenSpellings(tokenizer)
     return known
 
 # %% ../../nbs/training/32_align.ipynb #7a7848a9
 def _spans_of_bytes(
-    vocabulary: Vocabulary,
+    vocabulary: TokenSpellings,
     texts: tuple[str, ...],
     sizes: np.ndarray,       # (rows,) bytes of each text
     ids: np.ndarray,         # (tokens,) of all rows
@@ -255,7 +255,7 @@ def _from_offsets(
     if [len(o) for o in rows] != np.diff(splits).tolist():
         raise CotkitError('the tokens are not those of the text',
                           'Give them as the tokenizer made them.')
-    vocabulary = read_vocabulary(tokenizer)
+    vocabulary = token_spellings(tokenizer)
     for row, (text, first, after) in enumerate(zip(texts, splits, splits[1:])):
         if not rows[row]: continue
         spelled = [vocabulary.token_bytes[i] for i in ids[first:after]]
@@ -285,7 +285,7 @@ def spans_of_tokens(
     "Spans of texts that are tokenized already"
     splits = row_splits([len(row) for row in rows])
     ids = np.fromiter(chain.from_iterable(rows), np.int64, splits[-1])
-    spans, good = _spans_of_bytes(read_vocabulary(tokenizer), texts, sizes, ids, splits)
+    spans, good = _spans_of_bytes(token_spellings(tokenizer), texts, sizes, ids, splits)
     if good.all(): return spans
     others, lengths = [text for text, fine in zip(texts, good) if not fine], spans.lengths
     those = ids[np.repeat(~good, lengths)]

@@ -15,8 +15,8 @@ import torch
 from ..data.core import CotkitError, Example, Rationale
 from ..models.students import Student
 from ..models.tokenizers import Arch
-from .align import Alignment, Spans, Vocabulary, align, read_vocabulary, row_splits
-from .align import target_spans
+from .align import (
+    Alignment, Spans, TokenSpellings, align, row_splits, target_spans, token_spellings)
 from .config import Divergence, KDConfig, TailMode
 from .encode import IGNORE_INDEX, objective_names
 from .losses import Loss, check_segments, register_loss, student_logits, token_losses
@@ -93,7 +93,7 @@ def _spaces(
     teacher: TeacherTokens,
     aligned: Alignment,
     matches: _Matches,
-    vocabulary: Vocabulary,  # the student's
+    vocabulary: TokenSpellings,  # the student's
 ) -> np.ndarray:             # (2, matches)
     "Whether the teacher's and the student's token spell a space that is not in the text"
     (t, s), student = matches, aligned.student
@@ -106,7 +106,7 @@ def _student_ids(
     teacher: TeacherTokens,
     aligned: Alignment,
     matches: _Matches,
-    vocabulary: Vocabulary,  # the student's
+    vocabulary: TokenSpellings,  # the student's
     eos_index: int,          # the student's end of sequence
 ) -> np.ndarray:             # (matches, k)
     "The student's token for each likely token of the teacher, −1 where there is none"
@@ -200,7 +200,7 @@ def soft_labels(
     t, s = matches = _matches(teacher, aligned)
     listed = np.exp(teacher.logprobs[t])
     listed /= np.maximum(listed.sum(1, keepdims=True), 1)
-    vocabulary, eos_index = read_vocabulary(tokenizer), tokenizer.eos_token_id
+    vocabulary, eos_index = token_spellings(tokenizer), tokenizer.eos_token_id
     found = _student_ids(teacher, aligned, matches, vocabulary, eos_index)
     ids[s], values = _merge_equal(found, listed)
     kept[s] = values.sum(1) / np.maximum(listed.sum(1), np.finfo(float).tiny)

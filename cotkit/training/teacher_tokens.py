@@ -15,7 +15,7 @@ import torch
 from ..data.core import CotkitError, Example, Rationale, TokenLogprob
 from ..data.formats import split_reasoning
 from ..models.tokenizers import Arch, decoder_inputs, pad_rows, tokenize_inputs
-from .align import Spans, byte_level_bytes, metaspace_bytes, read_vocabulary
+from .align import Spans, byte_level_bytes, metaspace_bytes, token_spellings
 from .align import row_splits, spans_from_offsets, target_spans, utf8_sizes
 
 if TYPE_CHECKING: from transformers import PreTrainedTokenizerFast
@@ -241,5 +241,5 @@ def teacher_logprobs(
         logits = _target_logits(teacher, prompts[part], [o.tolist() for o in ids[part]])
         rows += [_likeliest(row, target, top_k) for row, target in zip(logits, ids[part])]
     top, values = map(np.concatenate, zip(*rows))
-    token_bytes = read_vocabulary(tokenizer).token_bytes
+    token_bytes = token_spellings(tokenizer).token_bytes
     return TeacherTokens(spans, token_bytes, top, values, spans.splits[1:] - 1)
