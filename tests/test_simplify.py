@@ -18,7 +18,7 @@ from cotkit.pretraining import scan as scans
 from cotkit.pretraining.buffers import join_texts, normalise_buffer
 from cotkit.pretraining.normalise import PUNCTUATION, normalise_text, unwrap
 from cotkit.pretraining.scan import Scanner, WordTable, find_spans
-from cotkit.pretraining.simplify import audit, simplify, simplify_dataset
+from cotkit.pretraining.simplify import audit, simplify, simplify_batches, simplify_dataset
 from cotkit.pretraining.spans import REFERENCE, SEPARATORS, SpanRule, plain_spans
 from cotkit.pretraining.text_files import read_documents, write_rows
 from cotkit.pretraining.vocabulary import Vocabulary, count_words, read_vocabulary, word_key
@@ -60,6 +60,18 @@ def character_tokens(text):
 def test_the_reference_rule_is_the_published_one(books, children, max_oov, spans, words):
     found = list(simplify(books, children, SpanRule('reference', max_oov=max_oov)))
     assert (len(found), sum(span.words for span in found)) == (spans, words)
+
+
+@real
+@pytest.mark.parametrize('rule, max_oov, spans, share', [('reference', 0.01, 61_168, 15.6), ('reference', 0.05, 74_714, 45.3), ('clean', 0.01, 83_306, 22.5), ('clean', 0.05, 76_460, 61.5)])
+def test_what_the_rules_keep_of_many_books_stands_on_the_page(children, rule, max_oov, spans, share):
+    "The table of the page is counted again"
+    texts = [o.text for o in read_documents([BOOKS.with_name('children_books.jsonl.xz')])]
+    batches = list(simplify_batches(texts, children, SpanRule(rule, max_oov=max_oov)))
+    kept = [span.words for batch in batches for span in batch.spans]
+    assert (len(texts), len(kept), round(100 * sum(kept) / sum(batch.words for batch in batches), 1)) == (399, spans, share)
+    page = (Path(__file__).parent.parent/'nbs'/'pretraining'/'40_simplify.ipynb').read_text(encoding='utf-8')
+    assert f'{spans:,} spans, {share} %' in page
 
 
 @real
